@@ -1,0 +1,202 @@
+"""The configuration: every field, its default, its limits and when to change it.
+
+`config_example.py` has functions `config_*()` that return a `Config`; people copy that file and edit it.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Union
+
+from sequencing.options import check, option
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Two parallel files, line n of one translating line n of the other; `.gz` is read as it is."""
+
+    src: str = option('train.src', 'source text file, relative to data.folder')
+    trg: str = option('train.trg', 'target text file, relative to data.folder')
+    weight: float = option(0.0, 'share of this corpus in every batch; 0 means by its size', at_least=0)
+
+
+@dataclass(frozen=True)
+class VocabConfig:
+    """How text is cut into tokens."""
+
+    kind: str = option(
+        'unigram', 'kind of tokens', choices=('unigram', 'bpe', 'words', 'characters', 'list', 'sentencepiece')
+    )
+    size: int = option(8000, 'tokens, special ones included, when the vocabulary is made from the training text',
+                       at_least=5)  # fmt: skip
+    file: str = option('', 'an existing SentencePiece model (kind sentencepiece) or token list (kind list)')
+    delimiter: str = option(' ', "what parts the tokens of a line for kind list: ' ', or '' for characters",
+                            choices=(' ', ''))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the text is, how it is cut, and which pairs are left out."""
+
+    folder: str = option('', 'folder that the file names are relative to')
+    corpora: tuple[CorpusConfig, ...] = option(lambda: (CorpusConfig(),), 'training text')
+    dev_src: str = option('', 'source of the dev set; empty for none')
+    dev_trg: tuple[str, ...] = option((), 'references of the dev set, one file or several')
+    test_src: str = option('', 'source of the test set')
+    test_trg: tuple[str, ...] = option((), 'references of the test set')
+    src_lang: str = option('', 'language code of the source')
+    trg_lang: str = option('', 'language code of the target: decides how BLEU cuts words (zh, ja, ko; others as 13a)')
+    src_vocab: VocabConfig = option(VocabConfig, 'tokens of the source')
+    trg_vocab: VocabConfig = option(VocabConfig, 'tokens of the target; the same as the source when joint_vocab is set')
+    joint_vocab: bool = option(False, 'one vocabulary for both sides, made from both')
+    max_src_length: int = option(100, 'longest source kept in training, in tokens, EOS included', at_least=2)
+    max_trg_length: int = option(100, 'longest target kept in training, in tokens, EOS included', at_least=2)
+    max_length_ratio: float = option(9.0, 'pairs where one side has more than this times the tokens of the other are '
+                                     'dropped; 0 keeps them', at_least=0)  # fmt: skip
+    cache_dir: str = option('', 'folder of the encoded text; empty for MODEL_DIR.cache beside the model folder')
+
+    def problems(self):
+        if self.joint_vocab and self.src_vocab != self.trg_vocab:
+            yield 'trg_vocab', 'has to equal data.src_vocab when data.joint_vocab is true: there is one vocabulary.'
+        if bool(self.dev_src) != bool(self.dev_trg):
+            yield 'dev_trg', 'and data.dev_src go together: give both or neither.'
+        weighted = [corpus.weight > 0 for corpus in self.corpora]
+        if any(weighted) and not all(weighted):
+            yield 'corpora', 'have to have a weight each, or none at all.'
+        if not self.corpora:
+            yield 'corpora', 'is empty: name at least one pair of training files.'
+
+
+@dataclass(frozen=True)
+class RNNEncoderConfig:
+    """Stacked recurrent encoder (Bahdanau et al., 2015)."""
+
+    kind: str = option('rnn', 'kind of encoder', choices=('rnn',))
+    cell: str = option('lstm', 'recurrent cell', choices=('lstm', 'gru', 'rnn'))
+    bidirectional: bool = option(True, 'read the source both ways, each way with half of state_size')
+    layers: int = option(1, 'recurrent layers', at_least=1)
+    state_size: int = option(512, 'units of a layer, both directions together', at_least=1)
+    dropout: float = option(0.2, 'chance of dropping a unit between layers', at_least=0, below=1)
+
+    def problems(self):
+        if self.bidirectional and self.state_size % 2:
+            yield 'state_size', f'is halved between the two directions and has to be even; got {self.state_size}.'
+
+
+@dataclass(frozen=True)
+class RNNDecoderConfig:
+    """Recurrent decoder with attention: the first layer attends, deeper layers read its output and the context."""
+
+    kind: str = option('rnn', 'kind of decoder', choices=('rnn',))
+    cell: str = option('lstm', 'recurrent cell', choices=('lstm', 'gru', 'rnn'))
+    layers: int = option(1, 'recurrent layers', at_least=1)
+    state_size: int = option(512, 'units of a layer', at_least=1)
+    attention: str = option('additive', 'how states and source are compared (additive: Bahdanau et al., 2015; dot and '
+                            'general: Luong et al., 2015)', choices=('additive', 'dot', 'general'))  # fmt: skip
+    attention_size: int = option(512, 'size of the keys that are compared', at_least=1)
+    readout_size: int = option(512, 'units between the state and the vocabulary', at_least=1)
+    dropout: float = option(0.2, 'chance of dropping a unit of the inputs, between layers and of the readout',
+                            at_least=0, below=1)  # fmt: skip
+
+    def problems(self):
+        if self.attention == 'dot' and self.attention_size != self.state_size:
+            yield ('attention_size', 'is compared with the state itself when decoder.attention is dot, and has to '
+                   f'equal state_size {self.state_size}; got {self.attention_size}.')  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seq2SeqConfig:
+    """An autoregressive model: any encoder with any decoder."""
+
+    kind: str = option('seq2seq', 'kind of model', choices=('seq2seq',))
+    embedding_size: int = option(256, 'units of a token on either side', at_least=1)
+    share_embeddings: bool = option(False, 'one table for both sides; needs data.joint_vocab')
+    tie_output: bool = option(False, 'the output layer is the target table; needs readout and embedding of one size')
+    encoder: Union[RNNEncoderConfig] = option(RNNEncoderConfig, 'reads the source')
+    decoder: Union[RNNDecoderConfig] = option(RNNDecoderConfig, 'writes the target')
+
+    def problems(self):
+        if self.tie_output and self.decoder.kind == 'rnn' and self.decoder.readout_size != self.embedding_size:
+            yield ('tie_output', 'makes the target table the output layer: decoder.readout_size and embedding_size '
+                   f'have to be equal; got {self.decoder.readout_size} and {self.embedding_size}.')  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the model learns."""
+
+    optimizer: str = option('adam', 'update rule', choices=('adam', 'adamw', 'sgd'))
+    learning_rate: float = option(1e-3, 'peak of the learning rate', above=0)
+    schedule: str = option('constant', 'course of the learning rate after warm-up',
+                           choices=('constant', 'inverse_sqrt', 'cosine', 'exponential'))  # fmt: skip
+    warmup_steps: int = option(0, 'updates over which the rate rises linearly from 0', at_least=0)
+    decay_steps: int = option(0, 'updates until the cosine ends, or over which the exponential falls by decay_rate; '
+                              '0 means max_steps', at_least=0)  # fmt: skip
+    decay_rate: float = option(0.1, 'what the rate is multiplied by over decay_steps', above=0, at_most=1)
+    beta_1: float = option(0.9, "decay of Adam's mean of gradients", at_least=0, below=1)
+    beta_2: float = option(0.999, "decay of Adam's mean of squared gradients", at_least=0, below=1)
+    epsilon: float = option(1e-8, "Adam's guard against division by zero", above=0)
+    amsgrad: bool = option(False, 'never let the mean of squared gradients shrink (Reddi et al., 2018)')
+    weight_decay: float = option(0.0, 'decoupled weight decay of adamw', at_least=0)
+    clip_norm: float = option(5.0, 'longest gradient, in global norm; 0 leaves gradients alone', at_least=0)
+    label_smoothing: float = option(0.0, 'probability spread over all tokens', at_least=0, below=1)
+    batch_unit: str = option('tokens', "what batch_size counts: 'tokens' bounds sentences x longest side, padding "
+                             'included', choices=('tokens', 'sentences'))  # fmt: skip
+    batch_size: int = option(3000, 'size of a batch, in batch_unit', at_least=1)
+    accumulate: int = option(1, 'batches whose gradients are added up for one update', at_least=1)
+    ema: float = option(0.0, 'decay of a moving average of the weights that validation and decoding use; 0 for none',
+                        at_least=0, below=1)  # fmt: skip
+    max_steps: int = option(100_000, 'updates', at_least=1)
+    max_epochs: float = option(0.0, 'passes over the training text; 0 for no limit', at_least=0)
+    max_minutes: float = option(0.0, 'wall-clock minutes of this process; 0 for no limit', at_least=0)
+    validate_every: int = option(1000, 'updates between validations', at_least=1)
+    save_every: int = option(1000, 'updates between checkpoints', at_least=1)
+    log_every: int = option(50, 'updates between progress lines', at_least=1)
+    keep_checkpoints: int = option(3, 'last checkpoints that are kept, beside the best', at_least=1)
+    patience: int = option(0, 'validations without a better score before training stops; 0 never stops', at_least=0)
+    best_by: str = option('bleu', 'score that decides which checkpoint is best', choices=('bleu', 'chrf', 'nll'))
+    samples: int = option(3, 'dev translations shown at each validation', at_least=0)
+    nonfinite_limit: int = option(20, 'updates in a row that may be skipped for non-finite gradients before training '
+                                  'stops', at_least=1)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Decoding, in validation and by default in nmt_infer.py."""
+
+    mode: str = option('', 'decoding mode; empty for the default of the model: beam, or argmax for flows')
+    beam_size: int = option(5, 'hypotheses that beam search walks side by side', at_least=1)
+    length_penalty: float = option(0.0, 'A in score / ((5 + length) / 6)^A (Wu et al., 2016); larger favours longer '
+                                   'output', at_least=0)  # fmt: skip
+    max_length: int = option(0, 'longest output in tokens, EOS not counted; 0 for 2 x source + 20', at_least=0)
+    max_src_length: int = option(1000, 'a longer source is cut to this many tokens, and said', at_least=1)
+    batch_tokens: int = option(4000, 'source tokens decoded together, padding included', at_least=1)
+    validation_mode: str = option('greedy', 'decoding mode of validation')
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a training run is made of."""
+
+    data: DataConfig = option(DataConfig, 'text')
+    model: Union[Seq2SeqConfig] = option(Seq2SeqConfig, 'network')
+    train: TrainConfig = option(TrainConfig, 'learning')
+    decode: DecodeConfig = option(DecodeConfig, 'decoding')
+    model_dir: str = option('', 'model folder; --model_dir overrides it')
+    precision: str = option('float32', 'dtype of the arithmetic; weights, reductions and normalisation stay float32',
+                            choices=('float32', 'mixed_bfloat16', 'mixed_float16'))  # fmt: skip
+    seed: int = option(1, 'seed of weights, order, dropout and sampling', at_least=0)
+    threads: int = option(0, 'CPU threads of one operation; 0 for all cores', at_least=0)
+
+    def __post_init__(self):
+        check(self)
+
+    def problems(self):
+        if self.model.share_embeddings and not self.data.joint_vocab:
+            yield 'model.share_embeddings', 'needs one vocabulary for both sides: set data.joint_vocab to true.'
+
+
+def replace(config, **changes):
+    """`dataclasses.replace`, under a name that configs read well with."""
+    return dataclasses.replace(config, **changes)
+
+
