@@ -34,7 +34,13 @@ class LSTMCell:
     """
 
     gates = 4
+    separate = False  # the projected input and state are only ever added
     state = LSTMState
+
+    @staticmethod
+    def pre_size(units):
+        """Size of the pre-activations."""
+        return 4 * units
 
     @staticmethod
     def combine(x_part, h_part, bias):
@@ -60,7 +66,12 @@ class GRUCell:
     """
 
     gates = 3
+    separate = True  # the candidate needs the projected state apart from the projected input
     state = RNNState
+
+    @staticmethod
+    def pre_size(units):
+        return 4 * units
 
     @staticmethod
     def combine(x_part, h_part, bias):
@@ -86,7 +97,12 @@ class PlainCell:
     """output' = tanh(...) (Elman, 1990)."""
 
     gates = 1
+    separate = False
     state = RNNState
+    @staticmethod
+    def pre_size(units):
+        return units
+
     combine = LSTMCell.combine
     split_gradient = LSTMCell.split_gradient
 
@@ -191,7 +207,7 @@ def scan(cell, x_parts, kernel, bias, initial_state, mask, reverse=False):
             d_x, d_h, d_bias, d_initial, previous = _scan_backward(
                 cell, kernel, pres, states, cell.state(*initial), mask, reverse, upstream[:size], upstream[size:]
             )
-            d_kernel = tf.matmul(_flat(previous.output), _flat(d_h), transpose_a=True)
+            d_kernel = tf.matmul(flat(previous.output), flat(d_h), transpose_a=True)
             d_bias = tf.reduce_sum(d_bias, axis=[0, 1]) if has_bias else tf.zeros_like(bias)
             return (d_x, d_kernel, d_bias, *d_initial)
 
@@ -202,7 +218,8 @@ def scan(cell, x_parts, kernel, bias, initial_state, mask, reverse=False):
     return cell.state(*results[:size]), cell.state(*results[size:])
 
 
-def _flat(x):
+def flat(x):
+    """`[..., D]` as `[rows, D]`."""
     return tf.reshape(x, [-1, x.shape[-1]])
 
 
@@ -210,7 +227,7 @@ def _arrays(count, like):
     return [tf.TensorArray(like.dtype, tf.shape(like)[0], element_shape=[None, None]) for _ in range(count)]
 
 
-def _time_loop(steps, body, carry):
+def time_loop(steps, body, carry):
     """`carry = body(t, carry)` for t in `steps`, a 1-D range; carry is a nest of tensors and TensorArrays."""
     count = tf.size(steps)
     return tf.while_loop(
@@ -237,14 +254,15 @@ def _scan_forward(cell, x_parts, kernel, bias, initial, mask, reverse):
         return new, [a.write(t, n) for a, n in zip(state_arrays, new)], pre_array.write(t, pre)
 
     arrays = _arrays(len(cell.state._fields) + 1, x_parts)
-    final, state_arrays, pre_array = _time_loop(
+    final, state_arrays, pre_array = time_loop(
         time_steps(tf.shape(x_parts)[0], reverse), body, (initial, arrays[:-1], arrays[-1])
     )
-    states = cell.state(*[_stacked(array, units) for array in state_arrays])
-    return states, _stacked(pre_array, (4 if cell is GRUCell else cell.gates) * units), final
+    states = cell.state(*[stacked(array, units) for array in state_arrays])
+    return states, stacked(pre_array, cell.pre_size(units)), final
 
 
-def _stacked(array, size):
+def stacked(array, size):
+    """A TensorArray of `[B, size]` as `[T, B, size]`."""
     return tf.ensure_shape(array.stack(), [None, None, size])
 
 
@@ -270,10 +288,10 @@ def _scan_backward(cell, kernel, pres, states, initial, mask, reverse, d_states,
         written = [d_x] + ([] if d_h is d_x else [d_h, d_bias])
         return d_old, [array.write(t, d) for array, d in zip(arrays, written)]
 
-    arrays = _arrays(3 if cell is GRUCell else 1, pres)
-    d_initial, arrays = _time_loop(time_steps(tf.shape(pres)[0], not reverse), body, (list(d_final), arrays))
-    d_x = _stacked(arrays[0], cell.gates * kernel.shape[0])
-    d_h = _stacked(arrays[1], cell.gates * kernel.shape[0]) if len(arrays) > 1 else d_x
+    arrays = _arrays(3 if cell.separate else 1, pres)
+    d_initial, arrays = time_loop(time_steps(tf.shape(pres)[0], not reverse), body, (list(d_final), arrays))
+    d_x = stacked(arrays[0], cell.gates * kernel.shape[0])
+    d_h = stacked(arrays[1], cell.gates * kernel.shape[0]) if len(arrays) > 1 else d_x
     return d_x, d_h, arrays[2].stack() if len(arrays) > 1 else None, d_initial, previous
 
 

@@ -1,0 +1,118 @@
+"""Attention of recurrent decoders: which source steps matter to a state, and what they say.
+
+Queries are `[B, W, Q]`: W hypotheses of a sentence, or all T steps of a target, look at one source whose keys were
+projected once. Nothing of a batch is kept on the parts.
+"""
+
+import tensorflow as tf
+
+from sequencing.layers import LinearOp, glorot_uniform, matmul
+from sequencing.structures import AttentionMemory
+
+
+class Attention(tf.Module):
+    """Additive attention.
+
+        energy[b, w, s] = sum(v * tanh(keys[b, s] + queries[b, w] @ kernel + bias))
+        weights[b, w]   = softmax(energy[b, w]) over real steps, exactly 0 on padding
+        context[b, w]   = sum(weights[b, w, s] * values[b, s] for s)
+
+    Args:
+      query_size, value_size: sizes of decoder states and encoder outputs.
+      attention_size: size K in which the two are compared.
+
+    Reference: Bahdanau et al., 2015, appendix A.1.2, https://arxiv.org/abs/1409.0473
+    """
+
+    def __init__(self, query_size, value_size, attention_size, name='attention'):
+        super().__init__(name=name)
+        self.query_size, self.attention_size = query_size, attention_size
+        with self.name_scope:
+            self.key_projection = LinearOp(value_size, attention_size, name='key_projection')
+            self.query_kernel = tf.Variable(glorot_uniform([query_size, attention_size]), name='query_kernel')
+            self.energy = tf.Variable(glorot_uniform([attention_size]), name='energy')
+
+    def memory(self, encoded):
+        """Projects an `EncoderOutput`'s outputs to keys, once a batch."""
+        return AttentionMemory(self.key_projection(encoded.outputs), encoded.outputs, encoded.mask)
+
+    def weights(self, dtype):
+        """Everything learnt that `compare` needs, in `dtype`: the query projection `[Q, K]`, and its own."""
+        return tf.cast(self.query_kernel, dtype), tf.cast(self.energy, dtype)
+
+    @staticmethod
+    def compare(queries, keys, mask, energy):
+        """Attention weights of projected queries.
+
+        Args:
+          queries: `[B, W, K]` float; keys: `[B, S, K]` float; mask: `[B, S]` bool; energy: `[K]`.
+        Returns:
+          `[B, W, S]` of the queries' dtype; a row sums to 1, or to 0 where the source is empty.
+        """
+        compared = tf.tanh(queries[:, :, tf.newaxis] + keys[:, tf.newaxis])
+        energies = tf.squeeze(matmul(compared, energy[:, tf.newaxis]), axis=-1)
+        return masked_softmax(energies, mask[:, tf.newaxis])
+
+    def __call__(self, queries, memory):
+        """Attends.
+
+        Args:
+          queries: `[B, W, Q]` float, decoder states.
+          memory: `AttentionMemory` from `self.memory`.
+        Returns:
+          contexts `[B, W, V]` and weights `[B, W, S]`.
+        Raises:
+          ValueError: sizes known before running disagree.
+        """
+        if queries.shape[-1] != self.query_size or memory.keys.shape[-1] != self.attention_size:
+            raise ValueError(
+                f'{self.name}: takes queries [B, W, {self.query_size}] and keys [B, S, {self.attention_size}]; '
+                f'got {queries.shape} and {memory.keys.shape}. Use memory() to make the keys.'
+            )
+        kernel, *own = self.weights(queries.dtype)
+        weights = self.compare(matmul(queries, kernel), memory.keys, memory.mask, *own)
+        return tf.matmul(weights, memory.values), weights
+
+
+class GeneralAttention(Attention):
+    """Multiplicative attention: energy[b, w, s] = (queries[b, w] @ kernel) . keys[b, s].
+
+    Reference: Luong et al., 2015, section 3.1 ("general"), https://arxiv.org/abs/1508.04025
+    """
+
+    def __init__(self, query_size, value_size, attention_size, name='attention'):
+        super().__init__(query_size, value_size, attention_size, name=name)
+        del self.energy
+
+    def weights(self, dtype):
+        return (tf.cast(self.query_kernel, dtype),)
+
+    @staticmethod
+    def compare(queries, keys, mask):
+        return masked_softmax(tf.matmul(queries, keys, transpose_b=True), mask[:, tf.newaxis])
+
+
+class DotAttention(GeneralAttention):
+    """Multiplicative attention of the state itself: energy[b, w, s] = queries[b, w] . keys[b, s].
+
+    Reference: Luong et al., 2015, section 3.1 ("dot"), https://arxiv.org/abs/1508.04025
+    """
+
+    def __init__(self, query_size, value_size, attention_size, name='attention'):
+        if query_size != attention_size:
+            raise ValueError(f'{name}: dot attention compares states of size {query_size} with keys of the same size; '
+                             f'got attention_size {attention_size}.')  # fmt: skip
+        super().__init__(query_size, value_size, attention_size, name=name)
+        del self.query_kernel
+
+    def weights(self, dtype):
+        return (tf.eye(self.query_size, dtype=dtype),)
+
+
+ATTENTIONS = {'additive': Attention, 'general': GeneralAttention, 'dot': DotAttention}
+
+
+def masked_softmax(energies, mask):
+    """Softmax over the last axis where `mask` (broadcast, bool) is True, 0 elsewhere; float32 inside."""
+    wide = tf.where(mask, tf.cast(energies, tf.float32), tf.float32.min)
+    return tf.cast(tf.where(mask, tf.nn.softmax(wide, axis=-1), 0.0), energies.dtype)
