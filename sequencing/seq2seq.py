@@ -1,0 +1,94 @@
+"""The autoregressive model: any encoder with any decoder, between two embeddings and an output layer."""
+
+import tensorflow as tf
+
+from sequencing.layers import LinearOp, matmul
+from sequencing.losses import cross_entropy
+from sequencing.structures import LossParts
+
+
+class Seq2Seq(tf.Module):
+    """p(y | x) = product over t of p(y[t] | y[<t], x).
+
+    Args:
+      src_embedding, trg_embedding: `LookUpOp`s, which may be one and the same.
+      encoder: `(embedded [B, S, E], mask [B, S], seed) -> EncoderOutput`.
+      decoder: has `memory`, `initial_state`, `step`, `reorder`, and reads whole targets when called.
+      vocab_size: N; bos_id, eos_id: of the target.
+      tie_output: score tokens with the target embedding instead of a matrix of their own.
+      dtype: of the arithmetic.
+      label_smoothing: of the training loss.
+    """
+
+    def __init__(self, src_embedding, trg_embedding, encoder, decoder, vocab_size, bos_id, eos_id, tie_output=False,
+                 dtype=tf.float32, label_smoothing=0.0, name='seq2seq'):  # fmt: skip
+        super().__init__(name=name)
+        self.vocab_size, self.bos_id, self.eos_id = vocab_size, bos_id, eos_id
+        self.dtype, self.label_smoothing = dtype, label_smoothing
+        self.src_embedding, self.trg_embedding = src_embedding, trg_embedding
+        self.encoder, self.decoder = encoder, decoder
+        self.tie_output = tie_output
+        with self.name_scope:
+            if tie_output:
+                self.output_bias = tf.Variable(tf.zeros([vocab_size]), name='output_bias')
+            else:
+                self.output = LinearOp(decoder.output_size, vocab_size, name='output')
+
+    def encode(self, src_ids, src_mask, seed=None):
+        """`[B, S]` ids and mask to an `EncoderOutput`; `seed` as in `loss`."""
+        return self.encoder(self.src_embedding(src_ids, self.dtype), src_mask, seed)
+
+    def logits(self, features):
+        """Features `[..., R]` of the decoder to float32 logits `[..., N]`."""
+        if not self.tie_output:
+            return tf.cast(self.output(features), tf.float32)
+        table = tf.cast(tf.transpose(self.trg_embedding.table), features.dtype)
+        return tf.cast(matmul(features, table), tf.float32) + self.output_bias
+
+    def features(self, batch, seed=None):
+        """Reads whole targets (teacher forcing): features `[B, T, R]` and attention weights `[B, T, S]`."""
+        encoded = self.encode(batch.src_ids, batch.src_mask, seed)
+        bos = tf.fill([tf.shape(batch.trg_ids)[0], 1], self.bos_id)
+        fed = tf.concat([bos, batch.trg_ids[:, :-1]], axis=1)
+        return self.decoder(self.trg_embedding(fed, self.dtype), encoded, batch.trg_mask, seed)
+
+    def loss(self, batch, seed=None):
+        """The training loss of a `Batch`.
+
+        Args:
+          batch: `Batch`.
+          seed: `[2]` int32 that changes every step, for dropout; None reads without.
+        Returns:
+          `LossParts`, sums in nats. Logits are made for real tokens only.
+        """
+        features, _ = self.features(batch, seed)
+        logits = self.logits(tf.boolean_mask(features, batch.trg_mask))
+        smoothed, nll = cross_entropy(logits, tf.boolean_mask(batch.trg_ids, batch.trg_mask), self.label_smoothing)
+        return LossParts(
+            loss=tf.reduce_sum(smoothed),
+            nll=tf.reduce_sum(nll),
+            tokens=tf.cast(tf.size(nll), tf.float32),
+            sentences=tf.reduce_sum(tf.cast(tf.reduce_any(batch.trg_mask, axis=1), tf.float32)),
+        )
+
+    def score(self, batch):
+        """log p(y | x) of each pair, `[B]` float32 in nats, EOS included, and of each token, `[B, T]`, 0 on padding."""
+        features, _ = self.features(batch)
+        nll = tf.nn.sparse_softmax_cross_entropy_with_logits(batch.trg_ids, self.logits(features))
+        tokens = tf.where(batch.trg_mask, -nll, 0.0)
+        return tf.reduce_sum(tokens, axis=1), tokens
+
+    def start(self, src_ids, src_mask, width, max_steps):
+        """Encodes and returns what search walks: the decoder's memory and first state for `width` hypotheses."""
+        encoded = self.encode(src_ids, src_mask)
+        return self.decoder.memory(encoded), self.decoder.initial_state(encoded, width, max_steps)
+
+    def step(self, ids, state, memory, time):
+        """One step of search: `[B, W]` ids just chosen to log-probabilities `[B, W, N]` float32, the new state, and
+        attention weights `[B, W, S]`."""
+        features, state, weights = self.decoder.step(self.trg_embedding(ids, self.dtype), state, memory, time)
+        return tf.nn.log_softmax(self.logits(features)), state, weights
+
+    def reorder(self, state, parents):
+        """The state with hypothesis `parents[b, w]` in place `w`."""
+        return self.decoder.reorder(state, parents)
