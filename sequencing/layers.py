@@ -70,7 +70,7 @@ class LookUpOp(tf.Module):
 
 
 class LayerNorm(tf.Module):
-    """Normalises the last axis to mean 0 and variance 1, then scales and shifts it; float32 inside.
+    """Normalises the last axis to mean 0 and variance 1, then scales and shifts it; at least float32 inside.
 
     Reference: Ba et al., 2016, https://arxiv.org/abs/1607.06450
     """
@@ -84,10 +84,10 @@ class LayerNorm(tf.Module):
 
     def __call__(self, x):
         """Maps `[..., size]` to the same shape and dtype."""
-        wide = tf.cast(x, tf.float32)
+        wide = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
         mean, variance = tf.nn.moments(wide, axes=[-1], keepdims=True)
         normal = (wide - mean) * tf.math.rsqrt(variance + self.epsilon)
-        return tf.cast(normal * self.scale + self.shift, x.dtype)
+        return tf.cast(normal * tf.cast(self.scale, wide.dtype) + tf.cast(self.shift, wide.dtype), x.dtype)
 
 
 class Dropout(tf.Module):
