@@ -1,0 +1,311 @@
+"""Feedback: where a decoder's next input comes from, apart from the decoder itself.
+
+`dynamic_decode` asks a feedback three things: `initialize` (the first ids and the feedback's own state), `next` (which
+tokens follow, and from which hypotheses), and `done`; `finalize` turns the state into a result. W is how many
+hypotheses of a sentence it walks.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from sequencing import noise
+from sequencing.losses import cross_entropy
+from sequencing.structures import Hypotheses, LossParts
+
+
+def length_penalty(length, alpha):
+    """((5 + length) / 6) ** alpha, lengths without EOS (Wu et al., 2016, equation 14)."""
+    return ((5.0 + tf.cast(length, tf.float32)) / 6.0) ** alpha
+
+
+class History(NamedTuple):
+    """What was chosen, step by step; hypotheses are read off it backwards at the end."""
+
+    ids: tf.TensorArray  # of [B, W] int32
+    parents: tf.TensorArray  # of [B, W] int32, the hypothesis each choice continues
+    weights: tf.TensorArray  # of [B, W, S] float32, or of [B, W, 0]
+
+
+class Finished(NamedTuple):
+    """Complete hypotheses, best first; places without one have score -inf."""
+
+    scores: tf.Tensor  # [B, W] float32
+    rank_scores: tf.Tensor  # [B, W] float32
+    lengths: tf.Tensor  # [B, W] int32, EOS not counted: EOS was chosen at this step
+    slots: tf.Tensor  # [B, W] int32, the hypothesis that chose it
+    truncated: tf.Tensor  # [B, W] bool
+
+
+class SearchState(NamedTuple):
+    """State of every feedback that searches."""
+
+    log_probs: tf.Tensor  # [B, W] float32, of hypotheses still growing; -inf where there is none
+    finished: Finished
+    history: History
+
+
+class SearchFeedBack:
+    """What greedy search, sampling and beam search share.
+
+    Args:
+      bos_id, eos_id: of the target vocabulary.
+      limits: `[B]` int32, longest output a sentence, EOS not counted. At the limit EOS is forced; the hypothesis counts
+        as truncated if EOS was not the likeliest token there.
+      width: hypotheses a sentence.
+      alpha: exponent of the length penalty in rank scores.
+      attention: whether to keep attention weights.
+    """
+
+    def __init__(self, bos_id, eos_id, limits, width=1, alpha=0.0, attention=False):
+        self.bos_id, self.eos_id = bos_id, eos_id
+        self.limits, self.width, self.alpha, self.attention = limits, width, alpha, attention
+        self.max_steps = tf.reduce_max(limits) + 1
+
+    def initialize(self):
+        """Returns the first ids `[B, W]`, all BOS, and the state."""
+        batch = tf.shape(self.limits)[0]
+        shape = [batch, self.width]
+        none = tf.fill(shape, float('-inf'))
+        zeros = tf.zeros(shape, tf.int32)
+        shapes = ([None, self.width], [None, self.width], [None, self.width, None])
+        history = [
+            tf.TensorArray(dtype, self.max_steps, element_shape=s, clear_after_read=False)
+            for dtype, s in zip((tf.int32, tf.int32, tf.float32), shapes)
+        ]
+        finished = Finished(none, none, zeros, zeros, tf.zeros(shape, tf.bool))
+        return tf.fill(shape, self.bos_id), SearchState(self.first_log_probs(batch), finished, History(*history))
+
+    def first_log_probs(self, batch):
+        return tf.zeros([batch, self.width])
+
+    def done(self, time, state):
+        """Whether every sentence has what it needs."""
+        return tf.logical_or(time >= self.max_steps, tf.reduce_all(tf.math.is_inf(state.log_probs)))
+
+    def next(self, time, log_probs, weights, state):
+        """Chooses the tokens of one step.
+
+        Args:
+          time: scalar int32; log_probs: `[B, W, N]` float32; weights: `[B, W, S]`; state: `SearchState`.
+        Returns:
+          ids `[B, W]`, parents `[B, W]` (None if each continues itself), the new state.
+        """
+        likeliest = tf.argmax(log_probs, axis=-1, output_type=tf.int32)
+        at_limit = (time >= self.limits)[:, tf.newaxis]
+        only_eos = tf.logical_and(at_limit[:, :, tf.newaxis], tf.range(tf.shape(log_probs)[2]) != self.eos_id)
+        log_probs = tf.where(only_eos, float('-inf'), log_probs)
+        ids, parents, total = self.choose(time, log_probs, state)
+        ended = tf.logical_and(ids == self.eos_id, tf.math.is_finite(total))
+        chosen_from = tf.range(self.width)[tf.newaxis] + tf.zeros_like(ids) if parents is None else parents
+        forced = tf.gather(likeliest, chosen_from, batch_dims=1) != self.eos_id
+        new = Finished(
+            scores=tf.where(ended, total, float('-inf')),
+            rank_scores=tf.where(ended, total / length_penalty(time, self.alpha), float('-inf')),
+            lengths=tf.fill(tf.shape(ids), time),
+            slots=tf.range(self.width)[tf.newaxis] + tf.zeros_like(ids),
+            truncated=tf.logical_and(at_limit, forced),
+        )
+        finished = self.keep(state.finished, new)
+        live = tf.where(ids == self.eos_id, float('-inf'), total)
+        kept = tf.cast(weights, tf.float32) if self.attention else tf.zeros([tf.shape(ids)[0], self.width, 0])
+        history = [
+            array.write(time, x) for array, x in zip(state.history, (ids, chosen_from, kept))
+        ]
+        return ids, parents, SearchState(self.prune(live, finished), finished, History(*history))
+
+    def keep(self, finished, new):
+        """Each hypothesis ends once, in its own place."""
+        first = tf.math.is_finite(new.scores)
+        return Finished(*[tf.where(first, n, old) for n, old in zip(new, finished)])
+
+    def prune(self, live, finished):
+        """The growing hypotheses that are worth going on with."""
+        return live
+
+    def finalize(self, time, state):
+        """Reads the hypotheses off the history: `Hypotheses`, best first."""
+        order = tf.argsort(state.finished.rank_scores, direction='DESCENDING', stable=True)
+        finished = Finished(*[tf.gather(field, order, batch_dims=1) for field in state.finished])
+        exists = tf.math.is_finite(finished.scores)
+        longest = tf.minimum(tf.reduce_max(tf.where(exists, finished.lengths, 0)), time)
+
+        def backwards(i, slots, ids, weights):
+            step = longest - i
+            # A finished hypothesis is followed from the step where it chose EOS to its first token.
+            inside = tf.logical_and(exists, step <= finished.lengths)
+            chosen = tf.gather(state.history.ids.read(step), slots, batch_dims=1)
+            parents = tf.gather(state.history.parents.read(step), slots, batch_dims=1)
+            attended = tf.gather(state.history.weights.read(step), parents, batch_dims=1)
+            token = tf.where(step < finished.lengths, chosen, 0)
+            ids = ids.write(step, tf.where(inside, token, 0))
+            weights = weights.write(step, tf.where((step < finished.lengths)[:, :, tf.newaxis], attended, 0.0))
+            return i + 1, tf.where(inside, parents, slots), ids, weights
+
+        arrays = [
+            tf.TensorArray(tf.int32, longest + 1, element_shape=[None, self.width]),
+            tf.TensorArray(tf.float32, longest + 1, element_shape=[None, self.width, None]),
+        ]
+        _, _, ids, weights = tf.while_loop(
+            lambda i, *_: i <= longest, backwards, (0, finished.slots, *arrays), parallel_iterations=1
+        )
+        return Hypotheses(
+            ids=tf.transpose(ids.stack()[:longest], [1, 2, 0]),
+            lengths=tf.where(exists, finished.lengths, 0),
+            scores=finished.scores,
+            rank_scores=finished.rank_scores,
+            truncated=tf.logical_and(exists, finished.truncated),
+            attention=tf.transpose(weights.stack()[:longest], [1, 2, 0, 3]),
+        )
+
+
+class GreedyFeedBack(SearchFeedBack):
+    """The likeliest token, always."""
+
+    def __init__(self, bos_id, eos_id, limits, alpha=0.0, attention=False):
+        super().__init__(bos_id, eos_id, limits, 1, alpha, attention)
+
+    def choose(self, time, log_probs, state):
+        ids = tf.argmax(log_probs, axis=-1, output_type=tf.int32)
+        return ids, None, state.log_probs + tf.gather(log_probs, ids, batch_dims=2)
+
+
+class SampleFeedBack(SearchFeedBack):
+    """Tokens drawn at random, for `width` samples a sentence.
+
+    The noise is that of (seed, source, sample, step): the same whatever else is in the batch. Scores are those of the
+    model itself, at temperature 1 and over all tokens.
+
+    Args:
+      seed: scalar int32.
+      source: `[B]` uint32, `noise.source_hash` of the source.
+      temperature: above 0; below 1 sharpens.
+      top_k: draw among this many likeliest tokens; 0 for all.
+      top_p: draw among the fewest likeliest tokens that hold this much probability (Holtzman et al., 2020).
+    """
+
+    def __init__(self, bos_id, eos_id, limits, seed, source, width=1, temperature=1.0, top_k=0, top_p=1.0, alpha=0.0,
+                 attention=False):  # fmt: skip
+        super().__init__(bos_id, eos_id, limits, width, alpha, attention)
+        self.seed, self.source = seed, source
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+
+    def choose(self, time, log_probs, state):
+        probs = sampling_distribution(log_probs, self.temperature, self.top_k, self.top_p)
+        draw = noise.uniforms(self.seed, self.source[:, tf.newaxis], tf.range(self.width)[tf.newaxis], time)
+        ids = draw_tokens(probs, draw)
+        return ids, None, state.log_probs + tf.gather(log_probs, ids, batch_dims=2)
+
+
+def sampling_distribution(log_probs, temperature=1.0, top_k=0, top_p=1.0):
+    """`[..., N]` log-probabilities to the probabilities that sampling draws from."""
+    log_probs = tf.nn.log_softmax(log_probs / temperature)
+    size = log_probs.shape[-1]
+    if top_k and (size is None or top_k < size):
+        least = tf.math.top_k(log_probs, tf.minimum(top_k, tf.shape(log_probs)[-1])).values[..., -1:]
+        log_probs = tf.where(log_probs >= least, log_probs, float('-inf'))
+    probs = tf.nn.softmax(log_probs)
+    if top_p < 1.0:
+        ordered = tf.sort(probs, direction='DESCENDING')
+        before = tf.cumsum(ordered, axis=-1, exclusive=True)
+        least = tf.reduce_min(tf.where(before < top_p, ordered, 2.0), axis=-1, keepdims=True)
+        probs = tf.where(probs >= least, probs, 0.0)
+    return probs / tf.reduce_sum(probs, axis=-1, keepdims=True)
+
+
+def draw_tokens(probs, draw):
+    """Inverts the distribution function: `[..., N]` probabilities and `[...]` uniforms to int32 ids `[...]`."""
+    below = tf.cumsum(probs, axis=-1) <= draw[..., tf.newaxis]
+    ids = tf.reduce_sum(tf.cast(below, tf.int32), axis=-1)
+    # Rounding may leave the sum just below 1: the draw then falls to the last token that can be drawn at all.
+    last = tf.reduce_max(tf.where(probs > 0, tf.range(tf.shape(probs)[-1]), 0), axis=-1)
+    return tf.minimum(ids, last)
+
+
+class BeamFeedBack(SearchFeedBack):
+    """Beam search.
+
+    A hypothesis that ends keeps its place in the beam (Bahdanau et al., 2015): `beam_size` hypotheses are walked in
+    all, so a beam of one is greedy search at any length penalty. A sentence is done when no growing hypothesis can
+    overtake the `nbest` best finished ones, however it went on: log-probabilities only fall, and the most that the
+    length penalty can make of one is at the length limit.
+    """
+
+    def __init__(self, bos_id, eos_id, limits, beam_size, alpha=0.0, nbest=1, attention=False):
+        super().__init__(bos_id, eos_id, limits, beam_size, alpha, attention)
+        self.nbest = nbest
+
+    def first_log_probs(self, batch):
+        # One hypothesis to begin with: all of them would be the same.
+        first = tf.range(self.width)[tf.newaxis] + tf.zeros([batch, 1], tf.int32)
+        return tf.where(first == 0, 0.0, float('-inf'))
+
+    def choose(self, time, log_probs, state):
+        # The best of each hypothesis first, then the best of those: many short searches run in parallel.
+        few = tf.minimum(self.width, tf.shape(log_probs)[2])
+        values, tokens = tf.math.top_k(state.log_probs[:, :, tf.newaxis] + log_probs, few)
+        batch = tf.shape(values)[0]
+        total, places = tf.math.top_k(tf.reshape(values, [batch, -1]), self.width)
+        ids = tf.gather(tf.reshape(tokens, [batch, -1]), places, batch_dims=1)
+        ended = tf.math.count_nonzero(tf.math.is_finite(state.finished.scores), axis=1, dtype=tf.int32)
+        places_left = self.width - ended[:, tf.newaxis]
+        total = tf.where(tf.range(self.width)[tf.newaxis] < places_left, total, float('-inf'))
+        return ids, places // few, total
+
+    def keep(self, finished, new):
+        both = Finished(*[tf.concat([old, n], axis=1) for old, n in zip(finished, new)])
+        _, best = tf.math.top_k(both.rank_scores, self.width)
+        return Finished(*[tf.gather(field, best, batch_dims=1) for field in both])
+
+    def prune(self, live, finished):
+        reach = tf.reduce_max(live, axis=1) / length_penalty(self.limits, self.alpha)
+        overtaken = finished.rank_scores[:, self.nbest - 1]  # -inf while there are not enough
+        return tf.where((reach > overtaken)[:, tf.newaxis], live, float('-inf'))
+
+
+class TrainingState(NamedTuple):
+    loss: tf.Tensor  # scalar float32, sum so far
+    nll: tf.Tensor  # scalar float32, sum so far
+
+
+class TrainingFeedBack:
+    """Teacher forcing at a rate: each next input is the reference token with that chance, else the model's own choice.
+
+    Args:
+      trg_ids, trg_mask: `[B, T]` reference, EOS included.
+      bos_id: of the target vocabulary.
+      teacher_rate: scalar, chance of the reference token (scheduled sampling: Bengio et al., 2015).
+      seed: `[2]` int32 that changes every step.
+      index: `[B]` int64, numbers of the examples, which the draws are keyed by.
+      label_smoothing: of the loss.
+    """
+
+    width = 1
+
+    def __init__(self, trg_ids, trg_mask, bos_id, teacher_rate, seed, index, label_smoothing=0.0):
+        self.trg_ids, self.trg_mask, self.bos_id = trg_ids, trg_mask, bos_id
+        self.teacher_rate, self.seed, self.index = teacher_rate, seed, index
+        self.label_smoothing = label_smoothing
+
+    def initialize(self):
+        return tf.fill([tf.shape(self.trg_ids)[0], 1], self.bos_id), TrainingState(tf.zeros([]), tf.zeros([]))
+
+    def done(self, time, state):
+        return time >= tf.shape(self.trg_ids)[1]
+
+    def next(self, time, log_probs, weights, state):
+        targets, real = self.trg_ids[:, time], self.trg_mask[:, time]
+        loss, nll = cross_entropy(log_probs[:, 0], targets, self.label_smoothing)
+        state = TrainingState(*[
+            total + tf.reduce_sum(tf.where(real, new, 0.0)) for total, new in zip(state, (loss, nll))
+        ])  # fmt: skip
+        taught = noise.uniforms(self.seed[0], self.seed[1], self.index, time) < self.teacher_rate
+        own = tf.argmax(log_probs[:, 0], axis=-1, output_type=tf.int32)
+        return tf.where(taught, targets, own)[:, tf.newaxis], None, state
+
+    def finalize(self, time, state):
+        real = tf.cast(self.trg_mask, tf.float32)
+        sentences = tf.reduce_sum(tf.cast(tf.reduce_any(self.trg_mask, axis=1), tf.float32))
+        return LossParts(state.loss, state.nll, tf.reduce_sum(real), sentences)
+
+
