@@ -1,0 +1,77 @@
+"""Joins parts into models: the only place that knows which parts go together, and where sizes meet.
+
+Reads no file and no data. `build_model` takes a `Config` and two vocabularies; what it returns has every variable it
+will ever have.
+"""
+
+import tensorflow as tf
+
+from sequencing.layers import LookUpOp
+from sequencing.losses import cross_entropy
+from sequencing.options import ConfigError
+from sequencing.rnn_decoder import AttentionRNNDecoder
+from sequencing.rnn_encoders import StackBidirectionalRNNEncoder, StackRNNEncoder
+from sequencing.seq2seq import Seq2Seq
+
+PRECISIONS = {'float32': tf.float32, 'mixed_bfloat16': tf.bfloat16, 'mixed_float16': tf.float16}
+
+
+def build_model(config, src_vocab, trg_vocab, precision=None):
+    """Makes a model.
+
+    Args:
+      config: `sequencing.config.Config`.
+      src_vocab, trg_vocab: `Vocab`s, of which only sizes and special ids are used.
+      precision: overrides `config.precision`.
+    Returns:
+      `Seq2Seq`, or the model that `config.model.kind` names.
+    """
+    tf.random.set_seed(config.seed)
+    dtype = PRECISIONS[precision or config.precision]
+    return BUILDERS[config.model.kind](config, src_vocab, trg_vocab, dtype)
+
+
+def build_attention_model(config, src_vocab, trg_vocab, dtype=tf.float32):
+    """An autoregressive model: embeddings, an encoder, a decoder that attends to it, an output layer."""
+    model = config.model
+    if trg_vocab.bos_id is None:
+        raise ConfigError('data.trg_vocab has no BOS token, which an autoregressive model starts from; '
+                          'import it for a flow model, or make a new vocabulary.')  # fmt: skip
+    if model.share_embeddings and src_vocab.tokens != trg_vocab.tokens:
+        raise ConfigError('model.share_embeddings needs the same tokens on both sides: set data.joint_vocab to true.')
+    src_embedding = LookUpOp(src_vocab.size, model.embedding_size, name='src_embedding')
+    if model.share_embeddings:
+        trg_embedding = src_embedding
+    else:
+        trg_embedding = LookUpOp(trg_vocab.size, model.embedding_size, name='trg_embedding')
+    encoder = ENCODERS[model.encoder.kind](model.encoder, model.embedding_size)
+    decoder = DECODERS[model.decoder.kind](model.decoder, model.embedding_size, encoder.output_size)
+    return Seq2Seq(
+        src_embedding, trg_embedding, encoder, decoder, trg_vocab.size, trg_vocab.bos_id, trg_vocab.eos_id,
+        tie_output=model.tie_output, dtype=dtype, label_smoothing=config.train.label_smoothing,
+    )  # fmt: skip
+
+
+def build_rnn_encoder(encoder, input_size):
+    """A recurrent encoder from `RNNEncoderConfig`."""
+    kind = StackBidirectionalRNNEncoder if encoder.bidirectional else StackRNNEncoder
+    return kind(encoder.cell, input_size, encoder.state_size, encoder.layers, encoder.dropout, name='encoder')
+
+
+def build_rnn_decoder(decoder, input_size, value_size):
+    """A recurrent decoder with attention from `RNNDecoderConfig`."""
+    return AttentionRNNDecoder(
+        decoder.cell, input_size, value_size, decoder.state_size, decoder.attention, decoder.attention_size,
+        decoder.readout_size, decoder.layers, decoder.dropout, name='decoder',
+    )  # fmt: skip
+
+
+ENCODERS = {'rnn': build_rnn_encoder}
+DECODERS = {'rnn': build_rnn_decoder}
+BUILDERS = {'seq2seq': build_attention_model}
+
+
+def cross_entropy_sequence_loss(logits, targets, mask):
+    """Mean negative log-likelihood in nats per real target token, from logits `[B, T, N]`, ids and mask `[B, T]`."""
+    losses, _ = cross_entropy(tf.boolean_mask(logits, mask), tf.boolean_mask(targets, mask))
+    return tf.reduce_mean(losses)

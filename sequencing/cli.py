@@ -1,0 +1,83 @@
+"""What every script and tool shares: flags, exit codes, one message for a user's mistake.
+
+Exit codes: 0 done (and --help), 1 failed through no fault of the user, 2 bad usage or bad input, 130 and 143 after
+SIGINT and SIGTERM.
+"""
+
+import difflib
+import os
+import signal
+import sys
+
+from absl import flags
+
+from sequencing.errors import UserError
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came, and what had to be saved is saved."""
+
+    def __init__(self, signal_number):
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+def run(body, define, argv=None, usage=''):
+    """Parses flags, runs a script's body and returns its exit code.
+
+    Args:
+      body: called with the parsed flags; may return an exit code.
+      define: called with an empty `absl.flags.FlagValues`, defines the script's flags in it.
+      argv: the command line, program name first; `sys.argv` by default.
+      usage: what `--help` says before the flags.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    name = os.path.basename(argv[0])
+    values = flags.FlagValues()
+    define(values)
+    if any(arg in ('--help', '-h', '-help', '--helpfull', '--helpshort') for arg in argv[1:]):
+        print(f'{usage.strip()}\n\nFlags:\n{values.get_help()}')
+        return 0
+    try:
+        rest = values(argv)
+        if len(rest) > 1:
+            raise UserError(f'unexpected argument {rest[1]!r}: every value follows a flag, as in --flag=value.')
+        return body(values) or 0
+    except flags.Error as error:
+        unknown = getattr(error, 'flagname', None)
+        close = difflib.get_close_matches(unknown, list(values), n=1) if unknown else []
+        meant = f' Did you mean --{close[0]}?' if close and "Did you mean" not in str(error) else ''
+        return _fail(name, f'{error}{meant} See {name} --help.')
+    except UserError as error:
+        return _fail(name, error)
+    except Interrupted as error:
+        print(f'{name}: stopped by {error}', file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _fail(name, message):
+    print(f'{name}: {message}', file=sys.stderr)
+    return 2
+
+
+def require(values, *names):
+    """Refuses flags that were left empty."""
+    for name in names:
+        if not values[name].value:
+            raise UserError(f'--{name} is required: {values[name].help}.')
+
+
+def quiet_tensorflow():
+    """Keeps TensorFlow's start-up notices out of the way; call before it is imported."""
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')
+
+
+def note(message):
+    """Tells the user something on standard error."""
+    print(message, file=sys.stderr, flush=True)
