@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+from sequencing import noise
+from sequencing.dynamic_decode import dynamic_decode
+from sequencing.feedback import BeamFeedBack, GreedyFeedBack, SampleFeedBack
 from sequencing.layers import LinearOp, matmul
 from sequencing.losses import cross_entropy
 from sequencing.structures import LossParts
@@ -33,6 +36,8 @@ class Seq2Seq(tf.Module):
                 self.output_bias = tf.Variable(tf.zeros([vocab_size]), name='output_bias')
             else:
                 self.output = LinearOp(decoder.output_size, vocab_size, name='output')
+
+    decoding_modes = ('beam', 'greedy', 'sample')  # the default first
 
     def encode(self, src_ids, src_mask, seed=None):
         """`[B, S]` ids and mask to an `EncoderOutput`; `seed` as in `loss`."""
@@ -92,3 +97,32 @@ class Seq2Seq(tf.Module):
     def reorder(self, state, parents):
         """The state with hypothesis `parents[b, w]` in place `w`."""
         return self.decoder.reorder(state, parents)
+
+    def translate(self, src_ids, src_mask, limits, options):
+        """Decodes a batch.
+
+        Args:
+          src_ids, src_mask: `[B, S]`.
+          limits: `[B]` int32, longest output of each sentence, EOS not counted.
+          options: `DecodeOptions`.
+        Returns:
+          `Hypotheses`, of which the first `options.nbest` are meant.
+        """
+        feedback = search_feedback(self, src_ids, src_mask, limits, options)
+        memory, state = self.start(src_ids, src_mask, feedback.width, feedback.max_steps)
+        return dynamic_decode(self, feedback, state, memory)
+
+
+def search_feedback(model, src_ids, src_mask, limits, options):
+    """The feedback of a decoding mode; see `Seq2Seq.translate`."""
+    common = {'bos_id': model.bos_id, 'eos_id': model.eos_id, 'limits': limits, 'attention': options.attention}
+    if options.decode == 'greedy':
+        return GreedyFeedBack(**common, alpha=options.length_penalty)
+    if options.decode == 'sample':
+        return SampleFeedBack(
+            **common, seed=options.seed, source=noise.source_hash(src_ids, src_mask), width=options.nbest,
+            temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, alpha=options.length_penalty,
+        )  # fmt: skip
+    return BeamFeedBack(
+        **common, beam_size=options.beam_size, alpha=options.length_penalty, nbest=min(options.nbest, options.beam_size)
+    )

@@ -1,0 +1,68 @@
+"""What a user may ask of decoding, checked against what the model can do."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from sequencing.errors import UserError
+from sequencing.options import check, option
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """One request. Fields are named as the flags of nmt_infer.py; a mode ignores those that are not its own."""
+
+    decode: str = option('beam', 'decoding mode')
+    beam_size: int = option(5, 'hypotheses that beam search walks', at_least=1)
+    length_penalty: float = option(0.0, 'exponent of the length penalty in rank scores', at_least=0)
+    nbest: int = option(1, 'outputs a sentence', at_least=1)
+    max_length: int = option(0, 'longest output in tokens, EOS not counted; 0 for 2 x source + 20', at_least=0)
+    max_src_length: int = option(1000, 'longer sources are cut to this many tokens', at_least=1)
+    batch_tokens: int = option(4000, 'source tokens decoded together, padding included', at_least=1)
+    temperature: float = option(1.0, 'sampling temperature of tokens', above=0)
+    top_k: int = option(0, 'sample among this many likeliest tokens; 0 for all', at_least=0)
+    top_p: float = option(1.0, 'sample among the fewest tokens with this much probability', above=0, at_most=1)
+    tau: float = option(0.0, 'temperature of the latent noise of flow models', at_least=0)
+    nlen: int = option(3, 'lengths that flow models try', at_least=1)
+    ntr: int = option(1, 'latent samples a length (flow models), or samples that mbr compares', at_least=1)
+    iw_k: int = option(4, 'posterior samples of importance-weighted decoding', at_least=1)
+    seed: int = option(1, 'seed of sampling', at_least=0)
+    attention: bool = option(False, 'return attention weights')
+
+    def __post_init__(self):
+        check(self)
+
+    def problems(self):
+        if self.decode == 'beam' and self.nbest > self.beam_size:
+            yield 'nbest', f'is at most beam_size {self.beam_size} in beam search; got {self.nbest}.'
+
+
+def options_for(model, config, **asked):
+    """The options of a request: what was asked, else what the model folder's configuration says.
+
+    Args:
+      model: has `decoding_modes`, the default one first.
+      config: `Config` of the model.
+      asked: fields of `DecodeOptions`; None means not asked.
+    Raises:
+      UserError: a mode that the model does not have.
+    """
+    decode = config.decode
+    defaults = {
+        'decode': decode.mode or model.decoding_modes[0],
+        'beam_size': decode.beam_size,
+        'length_penalty': decode.length_penalty,
+        'max_length': decode.max_length,
+        'max_src_length': decode.max_src_length,
+        'batch_tokens': decode.batch_tokens,
+    }
+    chosen = {**defaults, **{name: value for name, value in asked.items() if value is not None}}
+    fields = {field.name: field for field in dataclasses.fields(DecodeOptions)}
+    for name, value in chosen.items():
+        if fields[name].type is float and isinstance(value, int):
+            chosen[name] = float(value)
+    if chosen['decode'] not in model.decoding_modes:
+        raise UserError(
+            f'--decode {chosen["decode"]} is not a mode of this model ({config.model.kind}): '
+            f'it has {", ".join(model.decoding_modes)}.'
+        )
+    return DecodeOptions(**chosen)

@@ -1,0 +1,203 @@
+"""The model folder: what is in it, how it is written so that a kill at any moment loses nothing, how it is read.
+
+    config.json      the configuration in force
+    manifest.json    format version, package versions, data files, seed
+    vocab/           vocabularies
+    ckpt-*           the last checkpoints: weights, optimizer, position in the data, counters
+    best/            the weights with the best validation score
+    tensorboard/     scalars
+    translations/    the dev set as translated at each validation
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import subprocess
+
+import tensorflow as tf
+
+from sequencing.cli import note
+from sequencing.config import Config
+from sequencing.errors import UserError
+from sequencing.options import from_dict, to_json
+from sequencing.text import atomic_file
+
+FORMAT = 1
+
+
+def write_atomically(path, text):
+    """Writes a text file so that a reader finds the old one or the new one, never half of one."""
+    with atomic_file(path) as file:
+        file.write(text.encode('utf-8'))
+
+
+def lock(model_dir):
+    """Takes the folder for this process; the lock ends with the process. Keep what is returned.
+
+    Raises:
+      UserError: another process trains in the folder.
+    """
+    file = open(os.path.join(model_dir, '.lock'), 'w')
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f'another training is running in {model_dir}: wait for it, stop it, or use '
+                        'another --model_dir.') from None  # fmt: skip
+    return file
+
+
+def move_aside(model_dir):
+    """Renames a folder to `DIR.old-N`, with the first N that is free, and returns the new name."""
+    model_dir = model_dir.rstrip('/')
+    number = 1
+    while os.path.exists(f'{model_dir}.old-{number}'):
+        number += 1
+    os.rename(model_dir, f'{model_dir}.old-{number}')
+    return f'{model_dir}.old-{number}'
+
+
+def write_config(model_dir, config):
+    """Stores the configuration in force."""
+    write_atomically(os.path.join(model_dir, 'config.json'), to_json(config))
+
+
+def read_config(model_dir):
+    """The configuration of a model folder.
+
+    Raises:
+      UserError: there is no model in the folder, or one of a newer format.
+    """
+    path = os.path.join(model_dir, 'config.json')
+    if not os.path.isdir(model_dir):
+        raise UserError(f'{model_dir}: there is no such model folder.')
+    if not os.path.exists(path):
+        raise UserError(f'{model_dir} is not a model folder: it has no config.json. Train one with nmt_train.py.')
+    manifest = read_manifest(model_dir)
+    if manifest.get('format', FORMAT) > FORMAT:
+        raise UserError(f'{model_dir} has format {manifest["format"]}, newer than the format {FORMAT} that this '
+                        'version of sequencing reads: upgrade sequencing.')  # fmt: skip
+    with open(path, encoding='utf-8') as file:
+        try:
+            values = json.load(file)
+        except json.JSONDecodeError as error:
+            raise UserError(f'{path}, line {error.lineno}: not valid JSON ({error.msg}).') from None
+    return from_dict(Config, values)
+
+
+def read_manifest(model_dir):
+    """The manifest as a dict; empty where there is none."""
+    path = os.path.join(model_dir, 'manifest.json')
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding='utf-8') as file:
+        return json.load(file)
+
+
+def write_manifest(model_dir, seed, data):
+    """Stores where a model came from.
+
+    Args:
+      seed: of the run.
+      data: a dict about the training text, for example the key of its content.
+    """
+    packages = {}
+    for name in ('sequencing', 'tensorflow', 'keras', 'tensorflow-probability', 'numpy', 'sentencepiece'):
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    manifest = {'format': FORMAT, 'packages': packages, 'seed': seed, 'data': data, 'revision': _revision()}
+    write_atomically(os.path.join(model_dir, 'manifest.json'), json.dumps(manifest, indent=2) + '\n')
+
+
+def _revision():
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        done = subprocess.run(['git', '-C', folder, 'rev-parse', 'HEAD'], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ''
+    return done.stdout.strip() if done.returncode == 0 else ''
+
+
+class Checkpoints:
+    """Writes and restores a training's checkpoints.
+
+    Args:
+      model_dir: the model folder.
+      model, optimizer, state: what a checkpoint holds; all variables exist already.
+      keep: how many of the last checkpoints stay.
+    """
+
+    def __init__(self, model_dir, model, optimizer, state, keep):
+        self.model_dir = model_dir
+        everything = tf.train.Checkpoint(model=model, optimizer=optimizer, state=state)
+        self.state = state
+        self.last = tf.train.CheckpointManager(everything, model_dir, max_to_keep=keep, checkpoint_name='ckpt')
+        self.best = tf.train.CheckpointManager(
+            tf.train.Checkpoint(model=model), os.path.join(model_dir, 'best'), max_to_keep=1, checkpoint_name='ckpt'
+        )
+
+    def save(self):
+        """Writes a checkpoint; the one before stays valid until this one is complete."""
+        try:
+            self.last.save(checkpoint_number=int(self.state.step))
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(f'could not write a checkpoint to {self.model_dir}: {_reason(error)}. The last complete '
+                            'one is untouched; make room or change permissions and start again.') from error  # fmt: skip
+
+    def save_best(self):
+        """Writes the weights as the best so far."""
+        try:
+            self.best.save(checkpoint_number=int(self.state.step))
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(f'could not write to {self.model_dir}/best: {_reason(error)}.') from error
+
+    def restore(self):
+        """Restores the newest checkpoint that can be read and returns its path, or None if there is none."""
+        paths = list(reversed(self.last.checkpoints))
+        for path in paths:
+            try:
+                self.last.checkpoint.restore(path).assert_existing_objects_matched()
+                return path
+            except (tf.errors.OpError, OSError, AssertionError, ValueError) as error:
+                note(f'{path} cannot be read ({_reason(error)}); trying the one before.')
+        if paths:
+            raise UserError(f'no checkpoint of {self.model_dir} can be read: all of {", ".join(paths)} are damaged. '
+                            'Use --restart to train anew; the old folder is kept.')  # fmt: skip
+        return None
+
+
+def _reason(error):
+    return str(getattr(error, 'message', error)).splitlines()[0][:300]
+
+
+def checkpoint_path(model_dir, which='best'):
+    """The checkpoint prefix that `which` names: 'best' (else the last, where nothing was validated), 'last', a path.
+
+    Raises:
+      UserError: there is none.
+    """
+    if which not in ('best', 'last'):
+        prefix = which.removesuffix('.index')
+        if not os.path.exists(prefix + '.index'):
+            raise UserError(f"--checkpoint takes 'best', 'last' or a path like {model_dir}/ckpt-1000; got {which!r}.")
+        return prefix
+    best = tf.train.latest_checkpoint(os.path.join(model_dir, 'best'))
+    last = tf.train.latest_checkpoint(model_dir)
+    found = (best or last) if which == 'best' else (last or best)
+    if not found:
+        raise UserError(f'{model_dir} holds no checkpoint yet: train with nmt_train.py --model_dir {model_dir}.')
+    return found
+
+
+def restore_weights(model, path):
+    """Loads a model's weights from a checkpoint and nothing else of it.
+
+    Raises:
+      UserError: the file is damaged, or belongs to another model.
+    """
+    try:
+        tf.train.Checkpoint(model=model).restore(path).expect_partial().assert_existing_objects_matched()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        raise UserError(f'{path} cannot be loaded: {_reason(error)}.') from error
