@@ -1,0 +1,457 @@
+"""From text to batches: vocabularies, the encoded corpus, and the endless, resumable stream of training batches.
+
+    src_vocab, trg_vocab = build_vocabs(config, 'runs/demo/vocab')
+    inputs = build_parallel_inputs(config, src_vocab, trg_vocab, 'runs/demo.cache')
+    for batch, position in inputs.dataset():
+        ...
+
+`inputs.batches()` gives the same as NumPy arrays, and either goes on from a `position` without replay.
+"""
+
+import dataclasses
+import os
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from sequencing.data_cache import DROPPED, LengthRules, open_corpus
+from sequencing.data_order import cut_into_batches, key_of, permute, shuffled
+from sequencing.errors import UserError
+from sequencing.structures import Batch
+from sequencing.text import check_file, read_lines, read_parallel
+from sequencing.vocab import SentencePieceVocab, Vocab, VocabMaker, read_description
+
+_WINDOW_BATCHES = 100  # sorted by length together: more means less padding and a little less chance in what meets
+_PREFETCH = 16  # batches that wait ready
+
+# 1. Files
+
+
+def data_path(config, name):
+    """The path of a file named in the config, relative to data.folder; `~` and `$NAME` are filled in."""
+    return os.path.join(*(os.path.expandvars(os.path.expanduser(part)) for part in (config.data.folder, name)))
+
+
+def check_files(config):
+    """Refuses missing files, and dev and test files that are empty or do not match line by line, before any work.
+
+    Training files are compared line by line when they are encoded.
+
+    Raises:
+      UserError: says which file, in which line, and by which field it was named.
+    """
+    data = config.data
+    for i, corpus in enumerate(data.corpora):
+        check_file(data_path(config, corpus.src), f'training text (data.corpora.{i}.src)')
+        check_file(data_path(config, corpus.trg), f'training text (data.corpora.{i}.trg)')
+    for which, src, trg in (('dev', data.dev_src, data.dev_trg), ('test', data.test_src, data.test_trg)):
+        paths = [data_path(config, name) for name in ([src] if src else []) + list(trg)]
+        if paths:
+            for _ in read_parallel(paths, f'{which} text (data.{which}_src, data.{which}_trg)'):
+                pass
+
+
+# 2. Vocabularies
+
+
+def build_vocab(vocab_config, files, folder, name, data_folder=''):
+    """One vocabulary: loaded from `folder` where it is saved, else read from its file or made from text, and saved.
+
+    Args:
+      vocab_config: `VocabConfig`.
+      files: paths of the text that it is made from.
+      folder: where it is saved, made if it is not there.
+      name: what it is called there, as in `Vocab.load(folder, name)`.
+      data_folder: what `vocab_config.file` is relative to.
+    Returns:
+      `Vocab`.
+    Raises:
+      UserError: a file is missing or unfit, or the saved vocabulary is of another configuration.
+    """
+    vocab = _ready_vocab(vocab_config, folder, name, data_folder)
+    if vocab is None:
+        maker = VocabMaker(vocab_config.kind, vocab_config.size, ', '.join(files))
+        for path in files:
+            for line in read_lines(path, 'training text'):
+                maker.add(line)
+        vocab = _save_vocab(maker.make(), vocab_config, folder, name)
+    return vocab
+
+
+def build_vocabs(config, vocab_dir):
+    """The vocabularies of both sides, made from the training text on first use and then loaded from `vocab_dir`.
+
+    Args:
+      config: `Config`.
+      vocab_dir: folder where they are saved, as `src` and `trg`, or as `joint`.
+    Returns:
+      src_vocab, trg_vocab: `Vocab`s, one and the same object when `data.joint_vocab` is set.
+    Raises:
+      UserError: as `build_vocab`; the training text is missing, or its two sides have unequal numbers of lines.
+    """
+    data = config.data
+    kinds = {'joint': data.src_vocab} if data.joint_vocab else {'src': data.src_vocab, 'trg': data.trg_vocab}
+    vocabs = {name: _ready_vocab(kind, vocab_dir, name, data_path(config, '')) for name, kind in kinds.items()}
+    makers = {name: VocabMaker(kinds[name].kind, kinds[name].size) for name in kinds if vocabs[name] is None}
+    if makers:
+        src_maker, trg_maker = (makers.get('joint', makers.get(side)) for side in ('src', 'trg'))
+        for corpus in data.corpora:
+            pair = [data_path(config, corpus.src), data_path(config, corpus.trg)]
+            for src, trg in read_parallel(pair, 'training text'):
+                if src_maker:
+                    src_maker.add(src)
+                if trg_maker:
+                    trg_maker.add(trg)
+        for name, maker in makers.items():
+            vocabs[name] = _save_vocab(maker.make(), kinds[name], vocab_dir, name)
+    return (vocabs['joint'],) * 2 if data.joint_vocab else (vocabs['src'], vocabs['trg'])
+
+
+def _ready_vocab(vocab_config, folder, name, data_folder):
+    """The vocabulary if it is saved or comes from a file; None if it has to be made from text."""
+    wanted = dataclasses.asdict(vocab_config)
+    if os.path.exists(os.path.join(folder, f'{name}.json')):
+        saved = read_description(folder, name).get('config', wanted)
+        for field, value in wanted.items():
+            if saved.get(field) != value:
+                raise UserError(
+                    f'{os.path.join(folder, name)}: the vocabulary was made with {field}={saved.get(field)!r}, and the '
+                    f'config says {field}={value!r}. Keep the old value, or take another folder (--restart).'
+                )
+        return Vocab.load(folder, name)
+    if vocab_config.kind not in ('list', 'sentencepiece'):
+        return None
+    if not vocab_config.file:
+        raise UserError(f'data.{name}_vocab.file is empty: kind {vocab_config.kind!r} needs the file that holds it.')
+    path = os.path.join(data_folder, os.path.expandvars(os.path.expanduser(vocab_config.file)))
+    if vocab_config.kind == 'list':
+        vocab = Vocab.from_file(path, vocab_config.delimiter)
+    else:
+        vocab = SentencePieceVocab.from_file(path)
+    return _save_vocab(vocab, vocab_config, folder, name)
+
+
+def _save_vocab(vocab, vocab_config, folder, name):
+    os.makedirs(folder, exist_ok=True)
+    vocab.save(folder, name, config=dataclasses.asdict(vocab_config))
+    return vocab
+
+
+# 3. Training batches
+
+
+class Position(NamedTuple):
+    """A place in the endless stream of batches, from which it goes on exactly as it would have."""
+
+    epoch: int = 0  # int64 scalars in a dataset; the epoch and
+    window: int = 0  # the window in it that the next batch belongs to, and
+    batch: int = 0  # how many batches of that window are behind us
+    sentences: int = 0  # pairs given out since the start
+
+
+@dataclasses.dataclass(frozen=True)
+class DataReport:
+    """What the training data look like; lengths and tokens as a batch holds them, EOS included."""
+
+    read: int  # pairs in the files
+    kept: int
+    dropped: dict  # pairs by reason
+    replaced_lines: int  # lines with bytes that are not UTF-8, or NUL
+    src_tokens: int  # in kept pairs
+    trg_tokens: int
+    src_lengths: dict  # percentile (50, 90, 99, 100) to length, of all pairs that are not empty
+    trg_lengths: dict
+    padding: float  # share of both sides' batch cells that hold no token
+
+    def __str__(self):
+        dropped = ', '.join(f'{count:,} {reason}' for reason, count in self.dropped.items() if count) or 'none'
+        lengths = lambda side: ', '.join(f'{percent}%: {length}' for percent, length in side.items())
+        return (
+            f'{self.read:,} pairs read, {self.kept:,} kept, dropped: {dropped}\n'
+            f'{self.src_tokens:,} source tokens, {self.trg_tokens:,} target tokens; padding {self.padding:.1%}\n'
+            f'source lengths {lengths(self.src_lengths)}; target lengths {lengths(self.trg_lengths)}'
+        )
+
+
+class ParallelInputs:
+    """Batches of the training corpora.
+
+    An epoch holds every pair exactly once, in an order that is a function of (seed, epoch). It is read in windows,
+    each sorted by length and cut into batches that come in random order. Corpora with weights run each in epochs of
+    its own and have their share of every window; an epoch is then as many pairs as they hold together.
+
+    Args:
+      corpora: list of `EncodedCorpus`.
+      weights: list of their shares, or None to read each as often as the others.
+      unit, limit: 'sentences' or 'tokens', and how many of them a batch may hold.
+      src_vocab, trg_vocab: `Vocab`s.
+      rules: `LengthRules`.
+      seed: int.
+    Attributes:
+      size: pairs in an epoch.
+      report: `DataReport`.
+    """
+
+    def __init__(self, corpora, weights, unit, limit, src_vocab, trg_vocab, rules, seed):
+        self._corpora, self._unit, self._limit, self._rules, self._seed = corpora, unit, limit, rules, seed
+        self._src, self._trg = (src_vocab.pad_id, src_vocab.eos_id), (trg_vocab.pad_id, trg_vocab.eos_id)
+        sizes = np.array([corpus.size for corpus in corpora])
+        self._first = np.concatenate([[0], np.cumsum(sizes)])  # number of each corpus's first pair
+        self.size = int(sizes.sum())
+        if unit == 'tokens':
+            tokens = sum(max(corpus.meta['src_tokens'], corpus.meta['trg_tokens']) for corpus in corpora)
+            limit = limit * self.size / tokens
+        self._window = int(max(1, limit) * _WINDOW_BATCHES)
+        self._shares = None if weights is None else _apportion(np.array(weights), self._window)
+        self._windows = -(-self.size // self._window)
+        self.report = self._make_report()
+
+    def batches(self, position=None):
+        """An endless iterator over (`Batch` of NumPy arrays, `Position` after it), from `position` on."""
+        position = Position(*map(int, position)) if position is not None else Position()
+        while True:
+            for batch, after in self._epoch(position):
+                yield batch, after
+            position = after
+
+    def one_epoch(self, epoch=0):
+        """As `batches`, over one epoch."""
+        return self._epoch(Position(epoch))
+
+    def dataset(self, position=None):
+        """`batches` as a `tf.data.Dataset` that works ahead; positions are int64 scalars."""
+        return as_dataset(lambda: self.batches(position), with_position=True)
+
+    def epochs(self, position):
+        """Passes over the data that lie behind `position`, a float."""
+        return int(position.epoch) + min(1.0, int(position.window) * self._window / self.size)
+
+    def _epoch(self, position):
+        epoch, _, done, sentences = position
+        for window in range(position.window, self._windows):
+            corpus_rows, numbers, plan = self._plan(epoch, window)
+            for i in range(done, len(plan)):
+                places = plan[i]
+                sentences += len(places)
+                last = i + 1 == len(plan)
+                after = Position(epoch, window + last, 0 if last else i + 1, sentences)
+                if after.window == self._windows:
+                    after = Position(epoch + 1, 0, 0, sentences)
+                yield self._batch(corpus_rows[places], numbers[places]), after
+            done = 0
+
+    def _plan(self, epoch, window):
+        """The rows of a window, the numbers of its pairs, and its batches as places in it, in the order they come."""
+        numbers = self._numbers(epoch, window)
+        rows = self._rows(numbers)
+        lengths = self._rules.src_length(rows['src']), self._rules.trg_length(rows['trg'])
+        batches = cut_into_batches(*lengths, self._unit, self._limit)
+        return rows, numbers, [batches[i] for i in shuffled(len(batches), key_of(self._seed, epoch, window, 1))]
+
+    def _numbers(self, epoch, window):
+        """Numbers of the pairs in a window, `[n]` int64."""
+        if self._shares is None:
+            places = np.arange(window * self._window, min((window + 1) * self._window, self.size))
+            return permute(places, self.size, key_of(self._seed, epoch))
+        numbers = []
+        for i, (corpus, share) in enumerate(zip(self._corpora, self._shares)):
+            start = (epoch * self._windows + window) * share  # in the endless stream of this corpus
+            place = np.arange(start, start + share)
+            for turn in np.unique(place // corpus.size):
+                inside = place[place // corpus.size == turn] % corpus.size
+                numbers.append(self._first[i] + permute(inside, corpus.size, key_of(self._seed, turn, i, 2)))
+        return np.concatenate(numbers)
+
+    def _rows(self, numbers):
+        owners = np.searchsorted(self._first, numbers, side='right') - 1
+        rows = np.empty(len(numbers), self._corpora[0].rows(np.zeros(0, np.int64)).dtype)
+        for i, corpus in enumerate(self._corpora):
+            rows[owners == i] = corpus.rows(numbers[owners == i] - self._first[i])
+        return rows
+
+    def _batch(self, rows, numbers):
+        owners = np.searchsorted(self._first, numbers, side='right') - 1
+        sides = np.stack([rows['src'], rows['trg']], axis=1)
+        flats = [None] * len(rows)
+        if (owners == owners[0]).all():
+            flat = self._corpora[owners[0]].tokens(rows)
+        else:
+            for i, corpus in enumerate(self._corpora):
+                mine = np.flatnonzero(owners == i)
+                cuts = np.split(corpus.tokens(rows[mine]), np.cumsum(sides[mine].sum(axis=1))[:-1])
+                for place, part in zip(mine, cuts):
+                    flats[place] = part
+            flat = np.concatenate(flats)
+        return make_batch(flat, rows['src'], rows['trg'], numbers, self._src, self._trg, self._rules)
+
+    def _make_report(self):
+        metas = [corpus.meta for corpus in self._corpora]
+        total = lambda name: sum(meta[name] for meta in metas)
+        cells = tokens = 0
+        for window in range(min(3, self._windows)):
+            rows, _, plan = self._plan(0, window)
+            for lengths in (self._rules.src_length(rows['src']), self._rules.trg_length(rows['trg'])):
+                tokens += int(lengths.sum())
+                cells += sum(len(places) * int(lengths[places].max()) for places in plan)
+        return DataReport(
+            read=total('read'),
+            kept=total('kept'),
+            dropped={reason: sum(meta['dropped'][reason] for meta in metas) for reason in DROPPED},
+            replaced_lines=total('replaced'),
+            src_tokens=total('src_tokens'),
+            trg_tokens=total('trg_tokens'),
+            src_lengths=_percentiles([meta['src_lengths'] for meta in metas]),
+            trg_lengths=_percentiles([meta['trg_lengths'] for meta in metas]),
+            padding=1.0 - tokens / cells,
+        )
+
+
+def build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir, length_unit=0, say=None):
+    """The training batches of a config.
+
+    Args:
+      config: `Config`.
+      src_vocab, trg_vocab: `Vocab`s.
+      cache_dir: folder of the encoded text.
+      length_unit: 0 for targets that end in one EOS (autoregressive models); u > 0 for targets without, filled with
+        EOS to a multiple of u (flow models), the filling being part of the target.
+      say: called with lines of progress; None prints them on standard error.
+    Returns:
+      `ParallelInputs`.
+    Raises:
+      UserError: the text is missing, empty, unequal in lines, or nothing of it is kept.
+    """
+    data = config.data
+    rules = LengthRules(data.max_src_length, data.max_trg_length, data.max_length_ratio, length_unit)
+    corpora = [
+        open_corpus(cache_dir, data_path(config, corpus.src), data_path(config, corpus.trg), src_vocab, trg_vocab,
+                    rules, config.threads, say)
+        for corpus in data.corpora
+    ]  # fmt: skip
+    weights = [corpus.weight for corpus in data.corpora]
+    return ParallelInputs(corpora, weights if all(weights) else None, config.train.batch_unit, config.train.batch_size,
+                          src_vocab, trg_vocab, rules, config.seed)  # fmt: skip
+
+
+# 4. Batches for evaluation
+
+
+class EvalInputs:
+    """Pairs of a dev set in the order of their files, in batches of neighbours; `size` pairs, none left out."""
+
+    def __init__(self, flat, src_tokens, trg_tokens, src_vocab, trg_vocab, rules, batch_tokens):
+        self._flat, self._rules = flat, rules
+        self._sides = src_tokens, trg_tokens
+        self._src, self._trg = (src_vocab.pad_id, src_vocab.eos_id), (trg_vocab.pad_id, trg_vocab.eos_id)
+        self._starts = np.concatenate([[0], np.cumsum(src_tokens + trg_tokens)])
+        self._batch_tokens = batch_tokens
+        self.size = len(src_tokens)
+
+    def batches(self):
+        """An iterator over `Batch`es of NumPy arrays; `index` is the line's number from 0."""
+        src_tokens, trg_tokens = self._sides
+        longest = np.maximum(self._rules.src_length(src_tokens), self._rules.trg_length(trg_tokens)).tolist()
+        start = 0
+        while start < self.size:
+            end, widest = start + 1, longest[start]
+            while end < self.size and (end + 1 - start) * max(widest, longest[end]) <= self._batch_tokens:
+                widest = max(widest, longest[end])
+                end += 1
+            flat = self._flat[self._starts[start] : self._starts[end]]
+            numbers = np.arange(start, end)
+            yield make_batch(flat, src_tokens[start:end], trg_tokens[start:end], numbers, self._src, self._trg,
+                             self._rules)  # fmt: skip
+            start = end
+
+    def dataset(self):
+        """`batches` as a `tf.data.Dataset`."""
+        return as_dataset(self.batches)
+
+
+def build_eval_inputs(config, src_vocab, trg_vocab, length_unit=0, src_file=None, trg_file=None):
+    """Batches of (source, first reference) in file order, for the loss on the dev set.
+
+    Lines longer than `decode.max_src_length` tokens are cut to it on both sides, and that is said on standard error.
+
+    Args:
+      config: `Config`.
+      src_vocab, trg_vocab: `Vocab`s.
+      length_unit: as in `build_parallel_inputs`.
+      src_file, trg_file: paths; the dev set of the config by default.
+    Returns:
+      `EvalInputs`.
+    Raises:
+      UserError: a file is missing or empty, or the two differ in lines.
+    """
+    src_file = src_file or data_path(config, config.data.dev_src)
+    trg_file = trg_file or data_path(config, config.data.dev_trg[0])
+    longest = config.decode.max_src_length
+    rules = LengthRules(longest, longest, 0.0, length_unit)
+    pairs, cut = [], 0
+    for lines in read_parallel((src_file, trg_file), 'dev text'):
+        ids = [vocab.encode(line) for vocab, line in zip((src_vocab, trg_vocab), lines)]
+        cut += any(len(side) > longest for side in ids)
+        pairs.append([side[:longest] for side in ids])
+    if cut:
+        print(f'{src_file}, {trg_file}: {cut} pairs are cut to {longest} tokens for the loss.', file=sys.stderr)
+    lengths = np.array([[len(src), len(trg)] for src, trg in pairs])
+    flat = np.concatenate([side for pair in pairs for side in pair])
+    return EvalInputs(flat, lengths[:, 0], lengths[:, 1], src_vocab, trg_vocab, rules, config.decode.batch_tokens)
+
+
+# 5. Arrays
+
+
+def make_batch(flat, src_tokens, trg_tokens, numbers, src_special, trg_special, rules):
+    """Pads pairs into a `Batch`.
+
+    Args:
+      flat: ids of the pairs in a row, for each the source, then the target, without EOS.
+      src_tokens, trg_tokens: `[B]` int, how many ids each side has there.
+      numbers: `[B]` int64, the pairs' numbers in the corpus.
+      src_special, trg_special: (PAD, EOS) of each side.
+      rules: `LengthRules`, which knows how many EOS follow.
+    Returns:
+      `Batch` of NumPy arrays.
+    """
+    sides = np.stack([src_tokens, trg_tokens], axis=1).reshape(-1)
+    is_src = np.repeat(np.tile([True, False], len(src_tokens)), sides)
+    src_ids, src_mask = _pad(flat[is_src], src_tokens, rules.src_length(src_tokens), *src_special)
+    trg_ids, trg_mask = _pad(flat[~is_src], trg_tokens, rules.trg_length(trg_tokens), *trg_special)
+    return Batch(src_ids, src_mask, trg_ids, trg_mask, numbers.astype(np.int64))
+
+
+def _pad(flat, tokens, lengths, pad_id, eos_id):
+    """`[B, T]` int32 and mask: each row its tokens, then EOS up to its length, then PAD."""
+    steps = np.arange(lengths.max())
+    mask = steps < lengths[:, np.newaxis]
+    ids = np.where(mask, np.int32(eos_id), np.int32(pad_id))
+    ids[steps < tokens[:, np.newaxis]] = flat
+    return ids, mask
+
+
+def as_dataset(batches, with_position=False):
+    """A `tf.data.Dataset` over what the callable `batches` gives, made in a thread of its own, ahead of its use."""
+    ids, mask = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.bool)
+    signature = Batch(ids, mask, ids, mask, tf.TensorSpec([None], tf.int64))
+    if with_position:
+        signature = (signature, Position(*[tf.TensorSpec([], tf.int64)] * len(Position._fields)))
+    return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(_PREFETCH)
+
+
+def _apportion(weights, total):
+    """Whole numbers in the proportion of `weights` that add up to `total`, each at least 1 (largest remainders)."""
+    exact = weights / weights.sum() * total
+    whole = np.maximum(1, np.floor(exact)).astype(np.int64)
+    whole[np.argsort(whole - exact)[: max(0, total - whole.sum())]] += 1
+    return whole
+
+
+def _percentiles(histograms):
+    counts = np.zeros(max(map(len, histograms)), np.int64)
+    for histogram in histograms:
+        counts[: len(histogram)] += histogram
+    share = np.cumsum(counts) / counts.sum()
+    return {percent: int(np.searchsorted(share, percent / 100 - 1e-12)) for percent in (50, 90, 99, 100)}
