@@ -1,0 +1,244 @@
+"""FlowSeq: a sentence is generated from one latent vector a position, and the latents by a flow.
+
+    p(y | x) = integral over z of p(y | z, x) p(z | x),    p(y | z, x) = product over t of p(y_t | z, x)
+
+The posterior q(z | x, y) proposes latents in training and in importance weighting; a length predictor says how many
+there are. Targets are filled with EOS up to a multiple of the length unit, and the filling is predicted like any token.
+
+Reference: Ma et al., 2019, https://arxiv.org/abs/1909.02480
+"""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from sequencing import noise
+from sequencing.blocks import Rows
+from sequencing.flowseq_encoders import last_state
+from sequencing.flowseq_posteriors import gaussian_log_prob
+from sequencing.losses import cross_entropy
+from sequencing.structures import EncoderOutput
+
+RECONSTRUCTION, FULL = 'reconstruction', 'full'  # the two phases of training
+
+
+class FlowLoss(NamedTuple):
+    """Sums over a batch, in nats; the first four as in `LossParts`."""
+
+    loss: tf.Tensor  # scalar, what is minimised: smoothed reconstruction + weight * KL + smoothed length loss
+    nll: tf.Tensor  # scalar, plain reconstruction + KL: a bound on -log p(y | x) given the length
+    tokens: tf.Tensor  # scalar float, real target positions, EOS filling included
+    sentences: tf.Tensor  # scalar float, real sentences
+    reconstruction: tf.Tensor  # scalar, plain
+    smoothed_reconstruction: tf.Tensor  # scalar, as trained on
+    kl: tf.Tensor  # scalar, log q(z) - log p(z | x), a Monte-Carlo value that can be negative; 0 in the first phase
+    length: tf.Tensor  # scalar, plain -log p(T | x)
+    out_of_reach: tf.Tensor  # scalar float, sentences whose length the predictor cannot express
+
+
+class FlowSeq(tf.Module):
+    """See the top of the file.
+
+    Args:
+      src_embedding, trg_embedding: `LookUpOp`s, which may be one and the same.
+      encoder, posterior, decoder, length_predictor: parts from the files of these names.
+      prior: a flow (forward: latent to noise); has `prepare`, `forward_and_log_det`, `inverse_and_log_det`,
+        `initialise`, all given `mask=` and `memory=`.
+      latent_size: channels of a latent.
+      trg_vocab_size: N; pad_id, unk_id, eos_id: of the target.
+      tie_output: score tokens with the target embedding.
+      dtype: of the arithmetic; latents and what the flow does to them stay float32.
+      label_smoothing: of the reconstruction loss.
+    """
+
+    def __init__(self, src_embedding, trg_embedding, encoder, posterior, decoder, length_predictor, prior, latent_size,
+                 trg_vocab_size, pad_id, unk_id, eos_id, tie_output=False, dtype=tf.float32, label_smoothing=0.0,
+                 name='flowseq'):  # fmt: skip
+        super().__init__(name=name)
+        self.src_embedding, self.trg_embedding = src_embedding, trg_embedding
+        self.encoder, self.posterior, self.decoder = encoder, posterior, decoder
+        self.length_predictor, self.prior = length_predictor, prior
+        self.latent_size, self.vocab_size = latent_size, trg_vocab_size
+        self.pad_id, self.unk_id, self.eos_id = pad_id, unk_id, eos_id
+        self.dtype, self.label_smoothing, self.tie_output = dtype, label_smoothing, tie_output
+        with self.name_scope:
+            self.output_bias = tf.Variable(tf.zeros([trg_vocab_size]), name='output_bias')
+            if not tie_output:
+                start = tf.random.uniform([latent_size, trg_vocab_size], -0.1, 0.1)
+                self.output_kernel = tf.Variable(start, name='output_kernel')
+
+    @property
+    def length_unit(self):
+        """Target lengths are multiples of it."""
+        return self.length_predictor.unit
+
+    def encode(self, src_ids, src_mask, seed=None):
+        """`[B, S]` ids and mask to `EncoderOutput`: states `[B, S, D]`, and as final state one vector each, `[B, D]`."""
+        rows = Rows(src_mask)
+        states = self.encoder(rows.flat(self.src_embedding(src_ids, self.dtype)), rows, seed)
+        return EncoderOutput(rows.padded(states), src_mask, last_state(states, rows))
+
+    def prepared_posterior(self, encoded):
+        """What `posterior_ends` needs of the source, made once."""
+        return _prepared(self.posterior, encoded)
+
+    def prepared_decoder(self, encoded):
+        """What `logits` needs of the source, made once."""
+        return _prepared(self.decoder, encoded)
+
+    def prepared_prior(self, encoded):
+        """What the prior needs of the source, made once: a `FlowMemory`."""
+        return self.prior.prepare(encoded.outputs, encoded.mask)
+
+    def posterior_ends(self, trg_ids, rows, source, seed=None):
+        """Means and log-variances of q(z | x, y), flat `[B * T, D]` float32, for `trg_ids` `[B, T]`."""
+        return self.posterior(rows.flat(self.trg_embedding(trg_ids, self.dtype)), rows, source, seed)
+
+    def logits(self, z, rows, source, seed=None, chosen=None):
+        """Scores of all tokens, float32.
+
+        Args:
+          z: flat latents `[B * T, D]`, zero at padding.
+          rows: their `Rows`.
+          source: of `prepared_decoder`.
+          seed: for dropout.
+          chosen: `[M]` int, the rows to score; None for all.
+        """
+        features = self.decoder(tf.cast(z, self.dtype), rows, source, seed)
+        if chosen is not None:
+            features = tf.gather(features, chosen)
+        if self.tie_output:
+            scores = tf.matmul(features, tf.cast(self.trg_embedding.table, features.dtype), transpose_b=True)
+        else:
+            scores = tf.matmul(features, tf.cast(self.output_kernel, features.dtype))
+        wide = scores if scores.dtype == tf.float64 else tf.cast(scores, tf.float32)
+        return wide + tf.cast(self.output_bias, wide.dtype)
+
+    def prior_log_prob(self, z, rows, memory, seed=None):
+        """log p(z | x) of flat latents, `[B]` in nats."""
+        noise, log_det = self.prior.forward_and_log_det(rows.padded(z), mask=rows.mask, memory=memory, seed=seed)
+        return log_det - 0.5 * rows.sums(tf.square(rows.flat(noise)) + math.log(2.0 * math.pi))
+
+    def cross_entropies(self, z, trg_ids, rows, source, seed=None):
+        """-log p(y | z, x), smoothed and plain, each `[B]` in nats; z is flat, `trg_ids` `[B, T]`."""
+        real = tf.reshape(tf.where(rows.real[:, 0]), [-1])
+        targets = tf.gather(tf.reshape(trg_ids, [-1]), real)
+        smoothed, nll = cross_entropy(self.logits(z, rows, source, seed, real), targets, self.label_smoothing)
+        return [tf.math.segment_sum(x, real // rows.time) for x in (smoothed, nll)]
+
+    def length_loss(self, encoded, rows, seed=None):
+        """-log p(T | x), smoothed and plain, each `[B]`, and which lengths the predictor cannot express, `[B]` bool."""
+        src_lengths = tf.reduce_sum(tf.cast(encoded.mask, tf.int32), axis=1)
+        lengths = rows.counts(tf.int32)
+        losses = self.length_predictor.loss(encoded.final_state, src_lengths, lengths, seed)
+        return *losses, self.length_predictor.expressible(src_lengths, lengths) != lengths
+
+    def loss(self, batch, seed=None, phase=FULL, kl_weight=1.0, samples=1, draws=None, smooth=True):
+        """The training loss.
+
+        Args:
+          batch: `Batch` whose targets are filled with EOS to a multiple of the length unit.
+          seed: `[2]` int32 that changes every step, for dropout and for the latents' noise, which is keyed by it and
+            by `batch.index`; None reads without dropout, with the noise of seed 0.
+          phase: RECONSTRUCTION takes the posterior's mean for the latent and leaves the prior out; FULL samples.
+          kl_weight: scalar.
+          samples: latents a sentence, k.
+          draws: `[B, samples, T, D]` standard normal, in place of the keyed noise.
+          smooth: whether the loss is the smoothed one.
+        Returns:
+          `FlowLoss`; reconstruction and KL are means over the samples.
+        """
+        encoded = self.encode(batch.src_ids, batch.src_mask, seed)
+        rows = Rows(batch.trg_mask)
+        mean, log_variance = self.posterior_ends(batch.trg_ids, rows, self.prepared_posterior(encoded), seed)
+        source = self.prepared_decoder(encoded)
+        if phase == RECONSTRUCTION:
+            smoothed, plain = self.cross_entropies(mean, batch.trg_ids, rows, source, seed)
+            kl = tf.zeros_like(plain)
+        else:
+            if draws is None:
+                draws = self.latent_noise(seed, batch.index, samples, rows.time)
+            many, z, log_q = sample_posterior(mean, log_variance, rows, draws)
+            memory = self.prepared_prior(encoded)
+            kl = _mean_of_samples(log_q - self.prior_log_prob(z, many, memory, seed), samples)
+            trg_ids = tf.repeat(batch.trg_ids, samples, axis=0)
+            losses = self.cross_entropies(z, trg_ids, many, source, seed)
+            smoothed, plain = [_mean_of_samples(x, samples) for x in losses]
+        smoothed_length, length, out_of_reach = self.length_loss(encoded, rows, seed)
+        trained = smoothed + smoothed_length if smooth else plain + length
+        real = tf.reduce_any(batch.trg_mask, axis=1)  # a sentence that fills up a batch adds nothing
+
+        def total(x):
+            return tf.reduce_sum(tf.where(real, tf.cast(x, tf.float32), 0.0))
+
+        return FlowLoss(
+            loss=total(trained + kl_weight * kl),
+            nll=total(plain + kl),
+            tokens=tf.reduce_sum(rows.counts(tf.float32)),
+            sentences=total(tf.ones_like(plain)),
+            reconstruction=total(plain),
+            smoothed_reconstruction=total(smoothed),
+            kl=total(kl),
+            length=total(length),
+            out_of_reach=total(out_of_reach),
+        )
+
+    def latent_noise(self, seed, keys, count, time):
+        """Standard normal `[B, count, time, D]`: a function of seed, key `[B]` (an example's number or hash), place in
+        `count`, position and channel, so the same in any batch."""
+        first, second = (0, 0) if seed is None else tf.unstack(seed)
+        parts = keys[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.range(count)[:, tf.newaxis, tf.newaxis]
+        return noise.normals(first, second, *parts, tf.range(time)[:, tf.newaxis], tf.range(self.latent_size))
+
+    def initialise(self, batch, seed, phase, over_padding=False):
+        """Data-dependent initialisation, before a phase begins; without dropout.
+
+        RECONSTRUCTION: the posterior's means. FULL: its log-variances (and its means, where there was no first phase:
+        call it for both phases in turn), then the flow, on latents sampled from it.
+
+        Args:
+          over_padding: let padding count in the statistics, as the published implementation does.
+        """
+        encoded = self.encode(batch.src_ids, batch.src_mask)
+        rows = Rows(batch.trg_mask)
+        embedded = rows.flat(self.trg_embedding(batch.trg_ids, self.dtype))
+        ends = ['mean'] if phase == RECONSTRUCTION else ['log_variance']
+        mean, log_variance = self.posterior.initialise(
+            embedded, rows, self.prepared_posterior(encoded), ends, over_padding
+        )
+        if phase == FULL:
+            draws = self.latent_noise(seed, batch.index, 1, rows.time)
+            rows, z, _ = sample_posterior(mean, log_variance, rows, draws)
+            memory = self.prepared_prior(encoded)
+            self.prior.initialise(rows.padded(z), mask=rows.mask, memory=memory, over_padding=over_padding)
+
+
+def sample_posterior(mean, log_variance, rows, draws):
+    """Latents from the posterior.
+
+    Args:
+      mean, log_variance: flat `[B * T, D]`.
+      rows: their `Rows`.
+      draws: `[B, k, T, D]` standard normal.
+    Returns:
+      `Rows` of `B * k` sentences, the k samples of one next to each other; z, flat `[B * k * T, D]`, zero at padding;
+      and log q(z), `[B * k]`.
+    """
+    count = draws.shape[1] if draws.shape[1] is not None else tf.shape(draws)[1]
+    many = rows if count == 1 else Rows(tf.repeat(rows.mask, count, axis=0))
+    draws = many.only_real(tf.reshape(tf.cast(draws, mean.dtype), [-1, mean.shape[1]]))
+    if count != 1:
+        mean, log_variance = [many.flat(tf.repeat(rows.padded(x), count, axis=0)) for x in (mean, log_variance)]
+    z = mean + tf.exp(0.5 * log_variance) * draws
+    return many, z, gaussian_log_prob(draws, log_variance, many)
+
+
+def _prepared(part, encoded):
+    rows = Rows(encoded.mask)
+    return part.prepare(rows.flat(encoded.outputs), rows)
+
+
+def _mean_of_samples(x, samples):
+    """`[B * k]` to `[B]`."""
+    return x if samples == 1 else tf.reduce_mean(tf.reshape(x, [-1, samples]), axis=1)
