@@ -5,6 +5,7 @@
     print(model.translate(['the old house is small .']))
 """
 
+import os
 import threading
 from queue import Queue
 from typing import NamedTuple
@@ -193,6 +194,14 @@ def batches_by_length(items, lengths, batch_tokens):
         yield batch
 
 
+def load_vocabs(config, model_dir):
+    """The source and target `Vocab` of a model folder."""
+    folder = os.path.join(model_dir, 'vocab')
+    if config.data.joint_vocab:
+        return (Vocab.load(folder, 'joint'),) * 2
+    return Vocab.load(folder, 'src'), Vocab.load(folder, 'trg')
+
+
 def load(model_dir, checkpoint='best', precision=None):
     """Loads a trained model.
 
@@ -209,9 +218,7 @@ def load(model_dir, checkpoint='best', precision=None):
 
     config = read_config(model_dir)
     path = checkpoint_path(model_dir, checkpoint)
-    vocab_dir = f'{model_dir}/vocab'
-    src_vocab = Vocab.load(vocab_dir, 'src')
-    trg_vocab = src_vocab if config.data.joint_vocab else Vocab.load(vocab_dir, 'trg')
+    src_vocab, trg_vocab = load_vocabs(config, model_dir)
     model = build_model(config, src_vocab, trg_vocab, precision)
     restore_weights(model, path)
     return Translator(model, config, src_vocab, trg_vocab)

@@ -1,0 +1,174 @@
+"""Translates text with a trained model.
+
+    python nmt_infer.py --model_dir runs/demo --test_src test.en --output_file test.out
+
+N lines in, N lines out, in order. Reads standard input and writes standard output where a file is `-`.
+"""
+
+import contextlib
+import json
+import math
+import os
+import sys
+
+from sequencing import cli
+
+cli.quiet_tensorflow()
+
+from sequencing.config_files import load_config  # noqa: E402
+from sequencing.errors import UserError  # noqa: E402
+from sequencing.text import atomic_file, encode_line, read_lines  # noqa: E402
+
+USAGE = """
+Translates text with a trained model: N lines in, N lines out, in order.
+
+  python nmt_infer.py --model_dir runs/demo --test_src test.en --output_file test.out
+  echo 'the old house is small.' | python nmt_infer.py --model_dir runs/demo
+  python nmt_infer.py --model_dir runs/demo --test_src test.en --test_trg test.de --format jsonl --nbest 5
+"""
+
+DECODE_FLAGS = ('decode', 'beam_size', 'length_penalty', 'nbest', 'max_length', 'temperature', 'top_k', 'top_p', 'tau',
+                'nlen', 'ntr', 'iw_k', 'seed', 'attention', 'batch_tokens')  # fmt: skip
+
+
+def define_flags(flags):
+    from absl import flags as absl
+
+    own = {'flag_values': flags}
+    absl.DEFINE_string('model_dir', '', 'model folder', **own)
+    absl.DEFINE_string('config', '', 'name of a configuration whose model_dir is meant, in place of --model_dir', **own)
+    absl.DEFINE_string('config_file', '', 'file of --config', **own)
+    absl.DEFINE_string('test_src', '-', 'text to translate, a line a sentence, .gz too; - is standard input', **own)
+    absl.DEFINE_string('output_file', '-', 'where translations go; - is standard output', **own)
+    absl.DEFINE_multi_string('test_trg', [], 'reference; BLEU and chrF are printed on standard error; repeatable', **own)
+    absl.DEFINE_string('checkpoint', 'best', "'best', 'last' or the path of a checkpoint", **own)
+    absl.DEFINE_string('decode', None, 'decoding mode: greedy, beam, sample, ...; by default that of the model', **own)
+    absl.DEFINE_integer('beam_size', None, 'hypotheses that beam search walks', **own)
+    absl.DEFINE_float('length_penalty', None, 'exponent of the length penalty ((5 + length) / 6)', **own)
+    absl.DEFINE_integer('nbest', None, 'outputs a sentence (with --format jsonl)', **own)
+    absl.DEFINE_integer('max_length', None, 'longest output in tokens; by default 2 x source + 20', **own)
+    absl.DEFINE_float('temperature', None, 'sampling temperature of tokens', **own)
+    absl.DEFINE_integer('top_k', None, 'sample among this many likeliest tokens', **own)
+    absl.DEFINE_float('top_p', None, 'sample among the fewest tokens with this much probability', **own)
+    absl.DEFINE_float('tau', None, 'temperature of the latent noise (flow models)', **own)
+    absl.DEFINE_integer('nlen', None, 'lengths to try (flow models)', **own)
+    absl.DEFINE_integer('ntr', None, 'samples a length (flow models)', **own)
+    absl.DEFINE_integer('iw_k', None, 'posterior samples of importance-weighted decoding (flow models)', **own)
+    absl.DEFINE_bool('attention', None, 'add attention weights (with --format jsonl)', **own)
+    absl.DEFINE_integer('batch_tokens', None, 'source tokens decoded together, padding included', **own)
+    absl.DEFINE_enum('format', 'text', ['text', 'jsonl'], 'a translation a line, or a JSON object a line', **own)
+    absl.DEFINE_enum('precision', None, ['float32', 'mixed_bfloat16', 'mixed_float16'], 'of the arithmetic', **own)
+    absl.DEFINE_integer('threads', None, 'CPU threads; 0 for all cores', lower_bound=0, **own)
+    absl.DEFINE_integer('seed', None, 'seed of sampling', **own)
+
+
+def main(argv=None):
+    return cli.run(infer, define_flags, argv, USAGE)
+
+
+def infer(flags):
+    model_dir = flags.model_dir
+    if not model_dir and flags.config:
+        model_dir = load_config(flags.config, flags.config_file)[0].model_dir
+    if not model_dir:
+        raise UserError('--model_dir is required: the folder of a trained model.')
+    lines = open_source(flags.test_src)
+    references = [list(read_lines(path, 'reference')) for path in flags.test_trg]
+    translator = load_translator(model_dir, flags)
+    options = {name: flags[name].value for name in DECODE_FLAGS}
+    outputs = []
+    with open_output(flags.output_file) as file:
+        for number, result in enumerate(translator.stream(lines, **options), start=1):
+            tell_what_was_cut(result, number, flags.test_src)
+            file.write(encode_line(as_json(result, flags) if flags.format == 'jsonl' else best(result)))
+            if lines.waits:
+                file.flush()
+            if references:
+                outputs.append(best(result))
+    if lines.replaced:
+        cli.note(f'{flags.test_src}: {lines.replaced} lines held bytes that are not UTF-8, or NUL; each such byte was '
+                 'read as U+FFFD.')  # fmt: skip
+    if references:
+        print_scores(outputs, references, flags.test_trg, translator.config.data.trg_lang)
+    return 0
+
+
+def load_translator(model_dir, flags):
+    import tensorflow as tf
+
+    from sequencing.translator import load
+
+    for gpu in tf.config.list_physical_devices('GPU'):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if flags.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(flags.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(flags.threads)
+    return load(model_dir, flags.checkpoint, flags.precision)
+
+
+def open_source(path):
+    """The lines to translate; `waits` says whether they may come with pauses."""
+    lines = read_lines(sys.stdin.buffer, 'standard input') if path == '-' else read_lines(path, '--test_src')
+    lines.waits = path == '-'
+    return lines
+
+
+@contextlib.contextmanager
+def open_output(path):
+    """A binary file: standard output, or a file that appears only when it is complete."""
+    if path == '-':
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    folder = os.path.dirname(path) or '.'
+    if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UserError(f'--output_file {path}: cannot be written; give the name of a file in a folder that exists.')
+    with atomic_file(path) as file:
+        yield file
+
+
+def best(result):
+    return result.outputs[0].translation
+
+
+def as_json(result, flags):
+    """One JSON object: the best output, and with --nbest the list of all."""
+    values = {**output_values(result.outputs[0]), 'source_truncated': result.source_truncated}
+    if (flags.nbest or 1) > 1:
+        values['nbest'] = [output_values(output) for output in result.outputs]
+    if flags.attention:
+        attention = result.outputs[0].attention
+        values['source_tokens'] = result.source_tokens
+        values['attention'] = [] if attention is None else [[round(float(w), 6) for w in row] for row in attention]
+    return json.dumps(values, ensure_ascii=False)
+
+
+def output_values(output):
+    return {
+        'translation': output.translation,
+        'tokens': output.tokens,
+        'length': output.length,
+        'score': output.score if math.isfinite(output.score) else None,
+        'rank_score': output.rank_score if math.isfinite(output.rank_score) else None,
+        'output_truncated': output.output_truncated,
+    }
+
+
+def tell_what_was_cut(result, number, path):
+    if result.source_truncated:
+        cli.note(f'{path}, line {number}: longer than the model reads; only its beginning was translated.')
+    if result.outputs[0].output_truncated:
+        cli.note(f'{path}, line {number}: the translation reached the length limit and was cut; see --max_length.')
+
+
+def print_scores(outputs, references, paths, language):
+    from sequencing.scores import format_scores, score_lines
+
+    for path, reference in zip(paths, references):
+        if len(reference) != len(outputs):
+            raise UserError(f'--test_trg {path} has {len(reference)} lines, but {len(outputs)} were translated.')
+    cli.note(format_scores(score_lines(outputs, references, language)))
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv))

@@ -1,0 +1,289 @@
+"""Trains a model from a configuration.
+
+    python nmt_train.py --config config_demo --model_dir runs/demo
+
+Read from top to bottom: flags, preparing, the loop, validation. Started again with the same model folder, training goes
+on where it was.
+"""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import time
+
+from sequencing import cli
+
+cli.quiet_tensorflow()
+
+import tensorflow as tf  # noqa: E402
+
+import build_inputs  # noqa: E402
+import build_model  # noqa: E402
+from sequencing import model_folder  # noqa: E402
+from sequencing.config_files import load_config  # noqa: E402
+from sequencing.diagnosis import first_nonfinite  # noqa: E402
+from sequencing.errors import UserError  # noqa: E402
+from tools.explain import explain  # noqa: E402
+from sequencing.model_folder import Checkpoints  # noqa: E402
+from sequencing.optimizers import build_optimizer  # noqa: E402
+from sequencing.resume import check_resume  # noqa: E402
+from sequencing.structures import Batch  # noqa: E402
+from sequencing.training import Totals, TrainingState, Updater  # noqa: E402
+from sequencing.validation import Validator  # noqa: E402
+from sequencing.warm_start import warm_start  # noqa: E402
+
+USAGE = """
+Trains a model from a configuration: a function config_*() of a Python file.
+
+  python nmt_train.py --config config_demo --model_dir runs/demo
+  python nmt_train.py --config config_en2de --set data.folder=$DATA/en-de --model_dir runs/en2de
+
+Started again with the same --model_dir, training goes on where it was; nothing is ever deleted.
+"""
+
+
+def define_flags(flags):
+    from absl import flags as absl
+
+    absl.DEFINE_string('config', '', 'name of a function config_*() in the configuration file', flag_values=flags)
+    absl.DEFINE_string('config_file', '', 'the configuration file; by default config.py, else config_example.py',
+                       flag_values=flags)  # fmt: skip
+    absl.DEFINE_string('model_dir', '', "folder of the model; by default the configuration's", flag_values=flags)
+    absl.DEFINE_multi_string('set', [], 'FIELD=VALUE, overrides a field of the configuration; repeatable',
+                             flag_values=flags)  # fmt: skip
+    absl.DEFINE_string('init_from', '', 'model folder to take matching weights from (warm start)', flag_values=flags)
+    absl.DEFINE_enum('precision', None, list(build_model.PRECISIONS), 'overrides the precision', flag_values=flags)
+    absl.DEFINE_integer('threads', None, 'CPU threads; 0 for all cores', lower_bound=0, flag_values=flags)
+    absl.DEFINE_integer('seed', None, 'overrides the seed', lower_bound=0, flag_values=flags)
+    absl.DEFINE_string('device', '', 'device to compute on, such as CPU:0 or GPU:1; by default the first GPU, else CPU',
+                       flag_values=flags)  # fmt: skip
+    absl.DEFINE_bool('explain', False, 'print the configuration, parameters, data and memory, and stop',
+                     flag_values=flags)  # fmt: skip
+    absl.DEFINE_bool('restart', False, 'rename the model folder to DIR.old-N and start anew', flag_values=flags)
+
+
+def main(argv=None):
+    return cli.run(train, define_flags, argv, USAGE)
+
+
+def train(flags):
+    config, origins = configure(flags)
+    use_devices(config, flags.device)
+    model_dir = config.model_dir
+    if not model_dir:
+        raise UserError('--model_dir is required: the folder that the model is kept in, such as runs/my_model.')
+    if flags.explain:
+        return explain(config, origins, model_dir)
+    if flags.restart and os.path.exists(model_dir):
+        cli.note(f'{model_dir} is now {model_folder.move_aside(model_dir)}')
+    make_folder(model_dir)
+    lock = model_folder.lock(model_dir)
+    check_resume(model_dir, config)
+    with tf.device(flags.device or None):
+        prepared = prepare(config, model_dir, flags.init_from)
+        try:
+            return run_loop(config, model_dir, *prepared)
+        except tf.errors.ResourceExhaustedError as error:
+            raise UserError('out of memory: lower train.batch_size (and raise train.accumulate by the same factor to '
+                            f'keep the update as it is). TensorFlow says: {error.message.splitlines()[0]}') from error  # fmt: skip
+        finally:
+            lock.close()
+
+
+# Preparing ------------------------------------------------------------------------------------------------------------
+
+
+def configure(flags):
+    """The configuration in force, and where each of its overridden fields comes from."""
+    if not flags.config:
+        raise UserError('--config is required: the name of a function config_*() such as config_demo.')
+    settings = list(flags['set'].value)
+    for name in ('precision', 'threads', 'seed', 'model_dir'):
+        if flags[name].value not in (None, ''):
+            settings.append(f'{name}={flags[name].value}')
+    return load_config(flags.config, flags.config_file, settings)
+
+
+def use_devices(config, device):
+    """Sets threads and memory growth; has to come before TensorFlow does anything."""
+    for gpu in tf.config.list_physical_devices('GPU'):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if config.threads and tf.config.threading.get_intra_op_parallelism_threads() != config.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(config.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(config.threads)
+    known = [':'.join(found.name.split(':')[-2:]) for found in tf.config.list_physical_devices()]
+    if device and device.upper().removeprefix('/') not in known:
+        raise UserError(f'--device {device}: there is no such device here; there are {", ".join(known)}.')
+
+
+def make_folder(model_dir):
+    try:
+        os.makedirs(model_dir, exist_ok=True)
+        if not os.access(model_dir, os.W_OK):
+            raise PermissionError('no permission to write')
+    except OSError as error:
+        raise UserError(f'--model_dir {model_dir}: cannot be written ({error}).') from error
+
+
+def prepare(config, model_dir, init_from):
+    """Vocabularies, data, model, optimizer, and everything as the last checkpoint left it."""
+    build_inputs.check_files(config)
+    src_vocab, trg_vocab = build_inputs.build_vocabs(config, os.path.join(model_dir, 'vocab'))
+    cache_dir = config.data.cache_dir or model_dir.rstrip('/') + '.cache'
+    inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir)
+    print(inputs.report, flush=True)
+    model = build_model.build_model(config, src_vocab, trg_vocab)
+    optimizer = build_optimizer(config.train)
+    optimizer.build(model.trainable_variables)
+    state = TrainingState(len(build_inputs.Position._fields))
+    checkpoints = Checkpoints(model_dir, model, optimizer, state, config.train.keep_checkpoints)
+    restored = checkpoints.restore()
+    if restored:
+        print(f'going on from {restored}', flush=True)
+    elif init_from:
+        warm_start(model, src_vocab, trg_vocab, init_from)
+    model_folder.write_config(model_dir, config)
+    model_folder.write_manifest(model_dir, config.seed, dataclasses.asdict(inputs.report))
+    dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab) if config.data.dev_src else None
+    validator = Validator(config, model_dir, model, optimizer, src_vocab, trg_vocab, dev)
+    return model, optimizer, state, checkpoints, inputs, validator
+
+
+# The loop -------------------------------------------------------------------------------------------------------------
+
+
+def run_loop(config, model_dir, model, optimizer, state, checkpoints, inputs, validator):
+    train = config.train
+    updater = Updater(model, optimizer, state, train, config.seed)
+    writer = tf.summary.create_file_writer(os.path.join(model_dir, 'tensorboard'))
+    stop = StopSignals()
+    progress = Progress(config, state, writer, inputs.epochs)
+    step = int(state.step)
+    position = build_inputs.Position(*state.position.numpy().tolist()) if step else None
+    stream = iter(inputs.dataset(position))
+
+    def save():
+        state.position.assign(tf.stack([tf.cast(part, tf.int64) for part in position]))
+        checkpoints.save()
+
+    def validate():
+        if validator.validate(step, state, writer):
+            validator.with_averages(checkpoints.save_best)
+
+    finished = progress.limit_reached(step, position) or out_of_patience(train, state)
+    while not (finished or stop.came):
+        batches = []
+        for _ in range(train.accumulate):
+            batch, position = next(stream)
+            batches.append(batch)
+        updater(batches)
+        step += 1
+        if step % train.log_every == 0:
+            progress.show(step, position)
+            stop_when_nonfinite(config, state, model, batches[0])
+        finished = progress.limit_reached(step, position)
+        with progress.paused():
+            if (finished or step % train.validate_every == 0) and not stop.came:
+                validate()
+                finished = finished or out_of_patience(train, state)
+            if finished or stop.came or step % train.save_every == 0:
+                save()
+    writer.flush()
+    if stop.came:
+        raise cli.Interrupted(stop.came)
+    print(f'training ended at step {step}: {finished}', flush=True)
+    return 0
+
+
+def out_of_patience(train, state):
+    """Why validations say that training is over, or '' while they do not."""
+    rounds = int(state.rounds_without_gain)
+    if train.patience and rounds >= train.patience:
+        return f'no better {train.best_by} in {rounds} validations; the best was at step {int(state.best_step)}'
+    return ''
+
+
+def stop_when_nonfinite(config, state, model, batch):
+    """Ends a training whose gradients stay non-finite, naming where it began."""
+    row = int(state.skipped_in_a_row)
+    if row >= config.train.nonfinite_limit:
+        part = first_nonfinite(model, lambda: model.loss(Batch(*batch)))
+        raise UserError(f'the last {row} updates had non-finite gradients and were skipped: {part}. Lower '
+                        'train.learning_rate or train.clip_norm, or use precision float32.')  # fmt: skip
+
+
+class StopSignals:
+    """Remembers SIGINT or SIGTERM, so that the loop can save before it ends; a second one ends at once."""
+
+    def __init__(self):
+        self.came = 0
+        if threading.current_thread() is threading.main_thread():  # Python takes handlers nowhere else
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._remember)
+
+    def _remember(self, number, frame):
+        if self.came:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.came = number
+        cli.note('saving after this step; a second signal ends at once')
+
+
+class Progress:
+    """The progress line, its scalars, and the limits of a run."""
+
+    def __init__(self, config, state, writer, epochs):
+        self.train, self.state, self.writer, self.epochs = config.train, state, writer, epochs
+        self.started = self.since = time.monotonic()
+        self.tokens_before = state.totals.numpy()[Totals._fields.index('tokens')]  # of an earlier process
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Leaves what happens inside out of the rate."""
+        began = time.monotonic()
+        yield
+        self.since += time.monotonic() - began
+
+    def limit_reached(self, step, position):
+        """Which limit of the configuration is reached, or ''."""
+        train = self.train
+        if step >= train.max_steps:
+            return f'train.max_steps={train.max_steps}'
+        if train.max_epochs and position is not None and self.epochs(position) >= train.max_epochs:
+            return f'train.max_epochs={train.max_epochs:g}'
+        if train.max_minutes and time.monotonic() - self.started >= 60 * train.max_minutes:
+            return f'train.max_minutes={train.max_minutes:g}'
+        return ''
+
+    def show(self, step, position):
+        now = time.monotonic()
+        totals = self.state.take_totals()
+        skipped = int(self.state.skipped)
+        if totals.updates:
+            elapsed = max(now - self.since, 1e-9)
+            scalars = {
+                'loss': totals.loss / totals.tokens,
+                'nll': totals.nll / totals.tokens,
+                'target_tokens_per_second': (totals.tokens - self.tokens_before) / elapsed,
+                'gradient_norm': totals.gradient_norm / totals.updates,
+            }
+            left = (self.train.max_steps - step) * elapsed / self.train.log_every
+            if self.train.max_minutes:
+                left = min(left, 60 * self.train.max_minutes - (now - self.started))
+            print(
+                f'step {step}  epoch {self.epochs(position):.2f}  loss {scalars["loss"]:.4f}  nll {scalars["nll"]:.4f}  '
+                f'gradient {scalars["gradient_norm"]:.2f}  {scalars["target_tokens_per_second"]:,.0f} target tokens/s  '
+                f'ETA {left / 60:.0f} min' + (f'  skipped {skipped}' if skipped else ''),
+                flush=True,
+            )
+            with self.writer.as_default(step=step):
+                for name, value in scalars.items():
+                    tf.summary.scalar(f'train/{name}', value)
+        self.since, self.tokens_before = now, 0.0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv))

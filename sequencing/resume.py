@@ -1,0 +1,42 @@
+"""Whether a training may go on with another configuration."""
+
+import os
+
+from sequencing.cli import note
+from sequencing.errors import UserError
+from sequencing.model_folder import read_config
+from sequencing.options import flatten
+
+# Fields that decide the shapes of what was saved, or which example comes when.
+FIXED = (
+    'model.', 'seed', 'data.corpora', 'data.src_vocab', 'data.trg_vocab', 'data.joint_vocab', 'data.max_src_length',
+    'data.max_trg_length', 'data.max_length_ratio', 'train.optimizer', 'train.amsgrad', 'train.ema', 'train.batch_unit',
+    'train.batch_size', 'train.accumulate',
+)  # fmt: skip
+
+
+def check_resume(model_dir, config):
+    """Compares the configuration with the one that the folder was trained with, if any.
+
+    Raises:
+      UserError: a field changed that a running training cannot change; both values are shown. Other changes are taken
+        and said.
+    """
+    if not os.path.exists(os.path.join(model_dir, 'config.json')):
+        return
+    old, new = flatten(read_config(model_dir)), flatten(config)
+    missing = '(nothing)'
+    changed = {
+        field: (old.get(field, missing), new.get(field, missing))
+        for field in dict.fromkeys([*old, *new])
+        if old.get(field, missing) != new.get(field, missing) and field != 'model_dir'
+    }
+    refused = {field: values for field, values in changed.items() if field.startswith(FIXED)}
+    if refused:
+        shown = '; '.join(f'{field} was {was!r} and is now {now!r}' for field, (was, now) in refused.items())
+        raise UserError(
+            f'{model_dir} was trained with another configuration and cannot go on with this one: {shown}. Use the old '
+            'values, another --model_dir (with --init_from to keep matching weights), or --restart.'
+        )
+    for field, (was, now) in changed.items():
+        note(f'{field} is now {now!r}, was {was!r}')

@@ -1,0 +1,90 @@
+"""Validation: the dev set, really decoded, and scored as a user would score it."""
+
+import os
+
+import tensorflow as tf
+
+from sequencing.scores import format_scores, score_lines
+from sequencing.structures import Batch
+from sequencing.text import read_parallel, write_lines
+from sequencing.training import BATCH_SIGNATURE, exchange_with_averages
+from sequencing.translator import Translator
+
+
+class Validator:
+    """Scores a model on the dev set.
+
+    Args:
+      config: `Config`; model_dir: where translations are kept.
+      model, optimizer: of the training; with a moving average of the weights, that is what is validated.
+      src_vocab, trg_vocab: `Vocab`s.
+      dev: has `batches()`, the dev set's `Batch`es, of which nll is computed; None without a dev set.
+    """
+
+    def __init__(self, config, model_dir, model, optimizer, src_vocab, trg_vocab, dev):
+        self.config, self.model_dir = config, model_dir
+        self.model, self.optimizer, self.dev = model, optimizer, dev
+        self.translator = Translator(model, config, src_vocab, trg_vocab)
+        data = config.data
+        self.source, self.references = [], []
+        if data.dev_src:
+            paths = [os.path.join(data.folder, name) for name in (data.dev_src, *data.dev_trg)]
+            self.source, *self.references = map(list, zip(*read_parallel(paths, 'dev set')))
+        self._loss = tf.function(lambda batch: model.loss(batch), input_signature=[BATCH_SIGNATURE], autograph=False)
+
+    def validate(self, step, state, writer):
+        """Decodes and scores the dev set, prints the scores and samples.
+
+        Args:
+          step: number of updates; state: `TrainingState`, whose record of the best score is kept up to date.
+          writer: of TensorBoard scalars.
+        Returns:
+          whether this is the best so far. Without a dev set every checkpoint counts as the best.
+        """
+        if not self.source:
+            return True
+        nll, translations = self.with_averages(lambda: (self._nll(), self._translate()))
+        scores = score_lines(translations, self.references, self.config.data.trg_lang)
+        print(f'validation at step {step}: nll {nll:.4f}\n{format_scores(scores)}', flush=True)
+        self._show_samples(translations)
+        folder = os.path.join(self.model_dir, 'translations')
+        os.makedirs(folder, exist_ok=True)
+        write_lines(os.path.join(folder, f'dev.{step}.txt'), translations)
+        (bleu, _), (chrf, _) = scores
+        values = {'bleu': bleu.score, 'chrf': chrf.score, 'nll': -nll}
+        with writer.as_default(step=step):
+            for name, value in {**values, 'nll': nll}.items():
+                tf.summary.scalar(f'dev/{name}', value)
+        return self._is_best(step, values[self.config.train.best_by], state)
+
+    def with_averages(self, body):
+        """Runs `body` with the moving average of the weights in place of the weights, where there is one."""
+        if not self.config.train.ema:
+            return body()
+        exchange_with_averages(self.optimizer, self.model.trainable_variables)
+        try:
+            return body()
+        finally:
+            exchange_with_averages(self.optimizer, self.model.trainable_variables)
+
+    def _nll(self):
+        parts = [self._loss(Batch(*map(tf.constant, batch))) for batch in self.dev.batches()]
+        return sum(float(part.nll) for part in parts) / max(sum(float(part.tokens) for part in parts), 1.0)
+
+    def _translate(self):
+        return self.translator.translate(self.source, decode=self.config.decode.validation_mode)
+
+    def _show_samples(self, translations):
+        count = min(self.config.train.samples, len(translations))
+        for i in range(0, len(translations), max(len(translations) // max(count, 1), 1))[:count]:
+            print(f'  source      {self.source[i]}\n  translation {translations[i]}\n'
+                  f'  reference   {self.references[0][i]}', flush=True)  # fmt: skip
+
+    def _is_best(self, step, score, state):
+        if score > float(state.best_score):
+            state.best_score.assign(score)
+            state.best_step.assign(step)
+            state.rounds_without_gain.assign(0)
+            return True
+        state.rounds_without_gain.assign_add(1)
+        return False
