@@ -6,18 +6,15 @@ epoch without walking there, and a corpus of any size is shuffled as a whole wit
 
 import numpy as np
 
-_ROUNDS = 6
+_ROUNDS = 5
 
 
 def mix64(values, key):
-    """Hashes uint64 `values` with an integer key: the finaliser of SplitMix64 (Steele et al., 2014), twice."""
-    mixed = np.asarray(values, np.uint64) + np.uint64(key & 0xFFFFFFFFFFFFFFFF)
-    for _ in range(2):
-        mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed = mixed ^ (mixed >> np.uint64(31))
-    return mixed
+    """Hashes uint64 `values` with an integer key (the finaliser of SplitMix64, Steele et al., 2014)."""
+    mixed = np.asarray(values, np.uint64) + np.uint64((key + 0x9E3779B97F4A7C15) % (1 << 64))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def key_of(*parts):

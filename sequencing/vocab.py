@@ -125,9 +125,13 @@ class Vocab:
 
     def save(self, folder, name, **notes):
         """Writes `<name>.tokens` and, when that is complete, `<name>.json` with `notes` in it."""
-        with atomic_file(os.path.join(folder, f'{name}.tokens')) as file:
-            file.write(''.join(f'{token}\n' for token in self.tokens).encode())
+        self.save_as(os.path.join(folder, f'{name}.tokens'))
         self._save_description(folder, name, notes)
+
+    def save_as(self, path):
+        """Writes the tokens, one a line, as `from_file` reads them."""
+        with atomic_file(path) as file:
+            file.write(''.join(f'{token}\n' for token in self.tokens).encode(errors='replace'))
 
     def _save_description(self, folder, name, notes):
         description = dict(format=_FORMAT, kind=self.kind, delimiter=self.delimiter, subword=self.subword,
@@ -233,9 +237,13 @@ class SentencePieceVocab(Vocab):
 
     def save(self, folder, name, **notes):
         """Writes `<name>.model` and, when that is complete, `<name>.json` with `notes` in it."""
-        with atomic_file(os.path.join(folder, f'{name}.model')) as file:
-            file.write(self.model)
+        self.save_as(os.path.join(folder, f'{name}.model'))
         self._save_description(folder, name, notes)
+
+    def save_as(self, path):
+        """Writes the model, as `from_file` and SentencePiece's own tools read it."""
+        with atomic_file(path) as file:
+            file.write(self.model)
 
 
 def read_description(folder, name):
