@@ -226,7 +226,7 @@ class ParallelInputs:
 
     def epochs(self, position):
         """Passes over the data that lie behind `position`, a float."""
-        return int(position.epoch) + min(1.0, int(position.window) * self._window / self.size)
+        return int(position.sentences) / (self.size if self._shares is None else self._windows * self._window)
 
     def _epoch(self, position):
         epoch, _, done, sentences = position

@@ -74,7 +74,7 @@ def cut_into_batches(src_lengths, trg_lengths, unit, limit):
     order = np.lexsort((src_lengths, trg_lengths, longest))
     if unit == 'sentences':
         return np.array_split(order, -(-len(order) // limit))
-    longest = longest[order]  # rises, so the cost of places a to b is (b - a) * longest[b - 1]
+    longest = longest[order].tolist()  # rises, so the cost of places a to b is (b - a) * longest[b - 1]
     cuts = _cut(longest, limit)
     low, high = limit // 2, limit  # halving the interval: the smallest limit that needs no more batches
     while high - low > max(1, limit // 200):
@@ -92,10 +92,10 @@ def _cut(longest, limit):
     ends, start, size = [], 0, len(longest)
     while start < size:
         # the cost rises with the end, so the last end within the limit is found by halving
-        low, high = start + 1, min(size, start + max(1, limit // int(longest[start])))
+        low, high = start + 1, min(size, start + max(1, limit // longest[start]))
         while low < high:
             middle = (low + high + 1) // 2
-            if (middle - start) * int(longest[middle - 1]) <= limit:
+            if (middle - start) * longest[middle - 1] <= limit:
                 low = middle
             else:
                 high = middle - 1

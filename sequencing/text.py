@@ -200,7 +200,12 @@ class atomic_file:
 
     def __enter__(self):
         folder, name = os.path.split(self.path)
-        handle, self._partial = tempfile.mkstemp(prefix=f'.{name}.', suffix='.partial', dir=folder or '.')
+        if os.path.isdir(self.path):
+            raise UserError(f'{self.path} is a folder; name the file to write.')
+        try:
+            handle, self._partial = tempfile.mkstemp(prefix=f'.{name}.', suffix='.partial', dir=folder or '.')
+        except OSError as error:
+            raise UserError(f'{self.path}: cannot be written: {error.strerror}.') from error
         self._file = os.fdopen(handle, 'wb')
         return self._file
 

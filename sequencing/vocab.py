@@ -24,6 +24,7 @@ _ORDERS = (('pad', 'unk', 'bos', 'eos'), ('pad', 'unk', 'eos'))  # ours, FlowSeq
 _SPACE = '\u2581'  # what SentencePiece writes for a space
 _FORMAT = 1
 _SAMPLE = 200_000  # lines that SentencePiece is trained on
+_LONGEST_SAMPLED = 2000  # characters of a line that SentencePiece is trained on
 _MOST_COUNTED = 4_000_000  # different words that are counted at a time
 _TRAINER_THREADS = 8  # a constant, as the sums of its threads decide the last digits and with them the pieces
 
@@ -329,7 +330,7 @@ class VocabMaker:
             self._counts.update(line.split() if self.kind == 'words' else line.strip())
             if len(self._counts) > _MOST_COUNTED:  # the rare half makes room; what is left is far above any size
                 self._counts = Counter(dict(self._counts.most_common(_MOST_COUNTED // 2)))
-        elif line and not line.isspace():
+        elif not line.isspace() and (line := line[:_LONGEST_SAMPLED]):
             self._seen += 1  # reservoir sampling: every line so far has the same chance to be in the sample
             if len(self._sample) < _SAMPLE:
                 self._sample.append(line)
@@ -363,6 +364,7 @@ class VocabMaker:
                 model_type=self.kind,
                 vocab_size=self.size,
                 hard_vocab_limit=False,
+                max_sentence_length=4 * _LONGEST_SAMPLED,  # in bytes
                 pad_id=0,
                 unk_id=1,
                 bos_id=2,

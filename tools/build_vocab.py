@@ -13,7 +13,6 @@ import sys
 from absl import flags
 
 from sequencing import cli
-from sequencing.errors import UserError
 from sequencing.text import read_lines
 from sequencing.vocab import VocabMaker
 
@@ -34,8 +33,6 @@ def define(values):
 
 def build(values):
     cli.require(values, 'input', 'output')
-    if os.path.isdir(values.output):
-        raise UserError(f'--output {values.output} is a folder; name the file to write.')
     maker = VocabMaker(values.kind, values.size, ', '.join(values.input))
     for path in values.input:
         for line in read_lines(path, 'text (--input)'):
