@@ -52,6 +52,13 @@ def build_attention_model(config, src_vocab, trg_vocab, dtype=tf.float32):
     )  # fmt: skip
 
 
+def build_flowseq(config, src_vocab, trg_vocab, dtype=tf.float32):
+    """A flow model; see `build_flow_model.py`, imported here because only flow models need TensorFlow Probability."""
+    from build_flow_model import build_flow_model
+
+    return build_flow_model(config, src_vocab, trg_vocab, dtype)
+
+
 def build_rnn_encoder(encoder, input_size):
     """A recurrent encoder from `RNNEncoderConfig`."""
     kind = StackBidirectionalRNNEncoder if encoder.bidirectional else StackRNNEncoder
@@ -68,7 +75,7 @@ def build_rnn_decoder(decoder, input_size, value_size):
 
 ENCODERS = {'rnn': build_rnn_encoder}
 DECODERS = {'rnn': build_rnn_decoder}
-BUILDERS = {'seq2seq': build_attention_model}
+BUILDERS = {'seq2seq': build_attention_model, 'flowseq': build_flowseq}
 
 
 def cross_entropy_sequence_loss(logits, targets, mask):

@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Union
 
+from sequencing.flow_config import FlowSeqConfig
 from sequencing.options import check, option
 
 
@@ -178,7 +179,7 @@ class Config:
     """Everything that a training run is made of."""
 
     data: DataConfig = option(DataConfig, 'text')
-    model: Union[Seq2SeqConfig] = option(Seq2SeqConfig, 'network')
+    model: Union[Seq2SeqConfig, FlowSeqConfig] = option(Seq2SeqConfig, 'network')
     train: TrainConfig = option(TrainConfig, 'learning')
     decode: DecodeConfig = option(DecodeConfig, 'decoding')
     model_dir: str = option('', 'model folder; --model_dir overrides it')

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from sequencing import noise
+from sequencing import flowseq_decoding, noise
 from sequencing.blocks import Rows
 from sequencing.flowseq_encoders import last_state
-from sequencing.flowseq_posteriors import gaussian_log_prob
+from sequencing.flowseq_posteriors import sample_posterior
 from sequencing.losses import cross_entropy
 from sequencing.structures import EncoderOutput
 
@@ -68,13 +68,15 @@ class FlowSeq(tf.Module):
                 start = tf.random.uniform([latent_size, trg_vocab_size], -0.1, 0.1)
                 self.output_kernel = tf.Variable(start, name='output_kernel')
 
+    decoding_modes = flowseq_decoding.MODES
+
     @property
     def length_unit(self):
         """Target lengths are multiples of it."""
         return self.length_predictor.unit
 
     def encode(self, src_ids, src_mask, seed=None):
-        """`[B, S]` ids and mask to `EncoderOutput`: states `[B, S, D]`, and as final state one vector each, `[B, D]`."""
+        """`[B, S]` ids and mask to `EncoderOutput`: states `[B, S, D]`; final state: one vector each, `[B, D]`."""
         rows = Rows(src_mask)
         states = self.encoder(rows.flat(self.src_embedding(src_ids, self.dtype)), rows, seed)
         return EncoderOutput(rows.padded(states), src_mask, last_state(states, rows))
@@ -125,7 +127,7 @@ class FlowSeq(tf.Module):
         real = tf.reshape(tf.where(rows.real[:, 0]), [-1])
         targets = tf.gather(tf.reshape(trg_ids, [-1]), real)
         smoothed, nll = cross_entropy(self.logits(z, rows, source, seed, real), targets, self.label_smoothing)
-        return [tf.math.segment_sum(x, real // rows.time) for x in (smoothed, nll)]
+        return [tf.math.unsorted_segment_sum(x, real // rows.time, rows.batch) for x in (smoothed, nll)]
 
     def length_loss(self, encoded, rows, seed=None):
         """-log p(T | x), smoothed and plain, each `[B]`, and which lengths the predictor cannot express, `[B]` bool."""
@@ -191,6 +193,10 @@ class FlowSeq(tf.Module):
         parts = keys[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.range(count)[:, tf.newaxis, tf.newaxis]
         return noise.normals(first, second, *parts, tf.range(time)[:, tf.newaxis], tf.range(self.latent_size))
 
+    def translate(self, src_ids, src_mask, limits, options):
+        """Translates a batch: see `flowseq_decoding.translate`."""
+        return flowseq_decoding.translate(self, src_ids, src_mask, limits, options)
+
     def initialise(self, batch, seed, phase, over_padding=False):
         """Data-dependent initialisation, before a phase begins; without dropout.
 
@@ -212,26 +218,6 @@ class FlowSeq(tf.Module):
             rows, z, _ = sample_posterior(mean, log_variance, rows, draws)
             memory = self.prepared_prior(encoded)
             self.prior.initialise(rows.padded(z), mask=rows.mask, memory=memory, over_padding=over_padding)
-
-
-def sample_posterior(mean, log_variance, rows, draws):
-    """Latents from the posterior.
-
-    Args:
-      mean, log_variance: flat `[B * T, D]`.
-      rows: their `Rows`.
-      draws: `[B, k, T, D]` standard normal.
-    Returns:
-      `Rows` of `B * k` sentences, the k samples of one next to each other; z, flat `[B * k * T, D]`, zero at padding;
-      and log q(z), `[B * k]`.
-    """
-    count = draws.shape[1] if draws.shape[1] is not None else tf.shape(draws)[1]
-    many = rows if count == 1 else Rows(tf.repeat(rows.mask, count, axis=0))
-    draws = many.only_real(tf.reshape(tf.cast(draws, mean.dtype), [-1, mean.shape[1]]))
-    if count != 1:
-        mean, log_variance = [many.flat(tf.repeat(rows.padded(x), count, axis=0)) for x in (mean, log_variance)]
-    z = mean + tf.exp(0.5 * log_variance) * draws
-    return many, z, gaussian_log_prob(draws, log_variance, many)
 
 
 def _prepared(part, encoded):

@@ -8,7 +8,7 @@ import math
 
 import tensorflow as tf
 
-from sequencing.blocks import Bidirectional, DecoderBlock, GlobalAttention, WeightNormLinear, uniform_linear
+from sequencing.blocks import Bidirectional, DecoderBlock, GlobalAttention, Rows, WeightNormLinear, uniform_linear
 from sequencing.flowseq_encoders import EMBEDDING_DROPOUT
 from sequencing.layers import Dropout
 
@@ -126,3 +126,23 @@ def gaussian_log_prob(noise, log_variance, rows):
         log q = -1/2 * sum over real steps and channels of (log_variance + noise^2 + ln 2 pi)
     """  # fmt: skip
     return -0.5 * rows.sums(log_variance + tf.square(noise) + math.log(2.0 * math.pi))
+
+
+def sample_posterior(mean, log_variance, rows, draws):
+    """Latents from the posterior.
+
+    Args:
+      mean, log_variance: flat `[B * T, D]`.
+      rows: their `Rows`.
+      draws: `[B, k, T, D]` standard normal.
+    Returns:
+      `Rows` of `B * k` sentences, the k samples of one next to each other; z, flat `[B * k * T, D]`, zero at padding;
+      and log q(z), `[B * k]`.
+    """
+    count = draws.shape[1] if draws.shape[1] is not None else tf.shape(draws)[1]
+    many = rows if count == 1 else Rows(tf.repeat(rows.mask, count, axis=0))
+    draws = many.only_real(tf.reshape(tf.cast(draws, mean.dtype), [-1, mean.shape[1]]))
+    if count != 1:
+        mean, log_variance = [many.flat(tf.repeat(rows.padded(x), count, axis=0)) for x in (mean, log_variance)]
+    z = mean + tf.exp(0.5 * log_variance) * draws
+    return many, z, gaussian_log_prob(draws, log_variance, many)

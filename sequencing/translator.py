@@ -97,7 +97,7 @@ class Translator:
         limits = np.full([len(sources)], options.max_length, np.int32) if options.max_length else 2 * lengths + 18
         mask = np.arange(src_ids.shape[1]) < lengths[:, np.newaxis]
         found = self._function(options)(src_ids, mask, limits.astype(np.int32))
-        return Hypotheses(*[field.numpy() for field in found])
+        return type(found)(*[field.numpy() for field in found])
 
     def _function(self, options):
         if options not in self._functions:

@@ -1,0 +1,230 @@
+"""Decoding of FlowSeq: a length, latents from the prior, all tokens at once; several candidates share a source.
+
+    argmax  one length; the latent is the flow's image of zero noise, or the most probable of `ntr` noisy ones
+    sample  `nlen` lengths with `ntr` noisy latents each, all of them returned
+    iw      candidates as in `sample`, the first of each length without noise; ranked by an importance-weighted
+            estimate of log p(y | x), divided by the length
+    npd, mbr  the candidates of iw, to be ranked outside by another model's score, or by how well they agree
+
+Noise is keyed by (seed, source, length, number of the sample, position): a sentence gets the same in any batch. PAD and
+UNK are never chosen. What follows the first EOS is EOS, and the `score` is that of this output.
+"""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from sequencing import noise
+from sequencing.blocks import Rows
+from sequencing.flowseq_posteriors import sample_posterior
+
+MODES = ('argmax', 'sample', 'iw', 'npd', 'mbr')
+
+
+class FlowHypotheses(NamedTuple):
+    """As `structures.Hypotheses`, and what only flow models know; W candidates, best first."""
+
+    ids: tf.Tensor  # [B, W, T] int32, EOS not included, PAD after the end
+    lengths: tf.Tensor  # [B, W] int32, EOS not counted
+    scores: tf.Tensor  # [B, W] float32, nats; -inf where there is no candidate
+    rank_scores: tf.Tensor  # [B, W] float32
+    truncated: tf.Tensor  # [B, W] bool, True where the length limit cut the output
+    attention: tf.Tensor  # [B, W, T, 0] float32
+    length_log_probs: tf.Tensor  # [B, W] float32, log p(T | x) of the candidate's length
+    candidates: tf.Tensor  # [B] int32, how many candidates there were to choose from
+
+
+class Candidates(NamedTuple):
+    """Target sentences, C for each of B sources."""
+
+    ids: tf.Tensor  # [B, C, T] int32, EOS from the first one to the candidate's length, PAD beyond
+    spans: tf.Tensor  # [B, C] int32, lengths with EOS filling, multiples of the length unit
+    scores: tf.Tensor  # [B, C] float32, log p(y | z, x)
+    length_log_probs: tf.Tensor  # [B, C] float32, -inf where there is no candidate
+
+
+def translate(model, src_ids, src_mask, limits, options):
+    """Translates a batch.
+
+    Args:
+      model: `FlowSeq`.
+      src_ids, src_mask: `[B, S]` int32 and bool, ending in EOS.
+      limits: `[B]` int32, longest outputs in tokens, EOS not counted.
+      options: `DecodeOptions`.
+    Returns:
+      `FlowHypotheses`.
+    """
+    encoded = model.encode(src_ids, src_mask)
+    keys = noise.source_hash(src_ids, src_mask)
+    if options.decode == 'argmax':
+        found = argmax(model, encoded, keys, options.tau, options.ntr, options.seed)
+        count, ranks = options.ntr, found.scores
+    else:
+        zero_first = options.decode != 'sample'
+        found = candidates(model, encoded, keys, options.nlen, options.ntr, options.tau, options.seed, zero_first)
+        count, ranks = options.nlen * options.ntr, found.scores
+        if options.decode == 'iw':
+            scores = weighted_scores(model, encoded, keys, found, options.iw_k, options.seed)
+            found, ranks = found._replace(scores=scores), scores / tf.cast(found.spans, tf.float32)
+    possible = found.length_log_probs > -math.inf
+    found = found._replace(scores=tf.where(possible, found.scores, -math.inf))
+    return _best_first(model, found, tf.where(possible, ranks, -math.inf), limits, possible, count)
+
+
+def _best_first(model, found, ranks, limits, possible, count):
+    ranks, order = tf.math.top_k(ranks, ranks.shape[1])
+    ids, scores, length_log_probs = [
+        tf.gather(x, order, batch_dims=1) for x in (found.ids, found.scores, found.length_log_probs)
+    ]
+    inside = (ids != model.eos_id) & (ids != model.pad_id)
+    lengths = tf.reduce_sum(tf.cast(tf.math.cumprod(tf.cast(inside, tf.int32), axis=2), tf.int32), axis=2)
+    kept = tf.minimum(lengths, limits[:, tf.newaxis])
+    ids = tf.where(tf.range(tf.shape(ids)[2]) < kept[:, :, tf.newaxis], ids, model.pad_id)
+    distinct = count // found.ids.shape[1]  # candidates that one output was chosen from
+    return FlowHypotheses(
+        ids=ids,
+        lengths=kept,
+        scores=scores,
+        rank_scores=ranks,
+        truncated=lengths > kept,
+        attention=tf.zeros(tf.concat([tf.shape(ids), [0]], axis=0)),
+        length_log_probs=length_log_probs,
+        candidates=tf.reduce_sum(tf.cast(possible, tf.int32), axis=1) * distinct,
+    )
+
+
+def argmax(model, encoded, keys, tau, samples, seed):
+    """The candidate of the most probable length: from zero noise, or from the likeliest of `samples` noisy latents."""
+    lengths, length_log_probs = _lengths(model, encoded, 1)
+    if tau == 0.0:
+        samples = 1  # all of them would be the same
+    rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first=False)
+    z, density = generate(model, encoded, rows, draws)
+    if samples > 1:
+        best = tf.argmax(tf.reshape(density, [-1, samples]), axis=1, output_type=tf.int32)
+        places = best + samples * tf.range(tf.size(best))
+        z, rows = tf.gather(rows.padded(z), places), Rows(tf.gather(rows.mask, places))
+        z = rows.flat(z)
+    ids, scores = decode(model, encoded, z, rows)
+    return _as_candidates(model, ids, scores, rows, length_log_probs)
+
+
+def candidates(model, encoded, keys, lengths_count, samples, tau, seed, zero_first):
+    """`lengths_count * samples` candidates a source, those of one length next to each other.
+
+    Args:
+      keys: `[B]` uint32, what the noise of a source is keyed by.
+      zero_first: make the first sample of each length noise-free.
+    Returns:
+      `Candidates`.
+    """
+    lengths, length_log_probs = _lengths(model, encoded, lengths_count)
+    rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first)
+    z, _ = generate(model, encoded, rows, draws)
+    ids, scores = decode(model, encoded, z, rows)
+    return _as_candidates(model, ids, scores, rows, tf.repeat(length_log_probs, samples, axis=1))
+
+
+def _lengths(model, encoded, count):
+    src_lengths = tf.reduce_sum(tf.cast(encoded.mask, tf.int32), axis=1)
+    return model.length_predictor.predict(encoded.final_state, src_lengths, count)
+
+
+def _noise(model, lengths, keys, samples, tau, seed, zero_first):
+    """`Rows` of `B * L * samples` latents for lengths `[B, L]`, and their noise, flat, zero at padding."""
+    count, longest = lengths.shape[1], tf.reduce_max(lengths)
+    rows = Rows(tf.sequence_mask(tf.repeat(tf.reshape(lengths, [-1]), samples), longest))
+    shape = tf.stack([rows.batch * rows.time, model.latent_size])
+    if tau == 0.0:
+        return rows, tf.zeros(shape)
+    number = tf.range(samples)[:, tf.newaxis, tf.newaxis]
+    draws = noise.normals(
+        seed,
+        keys[:, tf.newaxis, tf.newaxis, tf.newaxis, tf.newaxis],
+        tf.reshape(lengths, [-1, count, 1, 1, 1]),
+        number,
+        tf.range(longest)[:, tf.newaxis],
+        tf.range(model.latent_size),
+    )
+    if zero_first:
+        draws = tf.where(number > 0, draws, 0.0)
+    return rows, rows.only_real(tau * tf.reshape(draws, shape))
+
+
+def generate(model, encoded, rows, draws):
+    """Latents from noise, flat `[N, D]`, and log p(z | x), one each; several for each source."""
+    memory = model.prepared_prior(encoded)
+    z, log_det = model.prior.inverse_and_log_det(rows.padded(draws), mask=rows.mask, memory=memory)
+    density = -0.5 * rows.sums(tf.square(draws) + math.log(2.0 * math.pi)) - log_det
+    return rows.flat(z), density
+
+
+def decode(model, encoded, z, rows, allow_all=False, keep_tail=False):
+    """The likeliest tokens for given latents.
+
+    Args:
+      z: flat latents; rows: their `Rows`.
+      allow_all: let PAD and UNK be chosen too; keep_tail: leave what follows the first EOS as it is. Both as in the
+        published implementation.
+    Returns:
+      ids `[N, T]` int32, PAD at padding, and log p(y | z, x) of these, `[N]`.
+    """
+    logits = model.logits(z, rows, model.prepared_decoder(encoded))
+    normaliser = tf.reduce_logsumexp(logits, axis=1)
+    if not allow_all:
+        barred = tf.one_hot([model.pad_id, model.unk_id], model.vocab_size, on_value=-math.inf, off_value=0.0)
+        ids = tf.argmax(logits + tf.reduce_min(barred, axis=0), axis=1, output_type=tf.int32)
+    else:
+        ids = tf.argmax(logits, axis=1, output_type=tf.int32)
+    ids = tf.reshape(ids, [rows.batch, rows.time])
+    if not keep_tail:
+        before = tf.math.cumsum(tf.cast(ids == model.eos_id, tf.int32), axis=1, exclusive=True)
+        ids = tf.where(before > 0, model.eos_id, ids)
+    chosen = tf.gather(logits, tf.reshape(ids, [-1]), batch_dims=1) - normaliser
+    return tf.where(rows.mask, ids, model.pad_id), rows.sums(chosen[:, tf.newaxis])
+
+
+def _as_candidates(model, ids, scores, rows, length_log_probs):
+    count = length_log_probs.shape[1]
+    return Candidates(
+        ids=tf.reshape(ids, [-1, count, rows.time]),
+        spans=tf.reshape(rows.counts(tf.int32), [-1, count]),
+        scores=tf.reshape(scores, [-1, count]),
+        length_log_probs=length_log_probs,
+    )
+
+
+def weighted_scores(model, encoded, keys, found, samples, seed):
+    """The importance-weighted estimate of log p(y | x) of every candidate, the length's probability included, `[B, C]`.
+
+    The noise is keyed by source and candidate, so whoever scores the same pair gets the same number.
+    """
+    shape = tf.shape(found.ids)
+    mask = tf.sequence_mask(found.spans, shape[2])
+    hashes = noise.source_hash(tf.reshape(found.ids, [-1, shape[2]]), tf.reshape(mask, [-1, shape[2]]))
+    keys = noise.mix(keys[:, tf.newaxis], tf.reshape(hashes, shape[:2]))
+    draws = model.latent_noise(tf.stack([seed, 0]), tf.reshape(keys, [-1]), samples, shape[2])
+    rows = Rows(tf.reshape(mask, [-1, shape[2]]))
+    weights = importance_weights(model, encoded, tf.reshape(found.ids, [-1, shape[2]]), rows, draws)
+    estimate = tf.reduce_logsumexp(weights, axis=1) - math.log(samples)
+    return tf.reshape(estimate, shape[:2]) + found.length_log_probs
+
+
+def importance_weights(model, encoded, ids, rows, draws):
+    """log p(z | x) + log p(y | z, x) - log q(z | x, y) for posterior samples z.
+
+    Args:
+      encoded: of B sources.
+      ids: `[N, T]` int32, N / B targets for each source; rows: their `Rows`.
+      draws: `[N, k, T, D]` standard normal.
+    Returns:
+      `[N, k]` in nats.
+    """
+    mean, log_variance = model.posterior_ends(ids, rows, model.prepared_posterior(encoded))
+    many, z, log_q = sample_posterior(mean, log_variance, rows, draws)
+    count = draws.shape[1]
+    log_p = model.prior_log_prob(z, many, model.prepared_prior(encoded))
+    ids = tf.repeat(ids, count, axis=0)
+    nll = model.cross_entropies(z, ids, many, model.prepared_decoder(encoded))[1]
+    return tf.reshape(log_p - nll - log_q, [-1, count])

@@ -1,0 +1,107 @@
+"""What tests of flows share: promise 8 for any layer, small sources and masks, goldens."""
+
+import json
+
+import numpy as np
+import tensorflow as tf
+
+from flow_layers import FlowMemory
+from tests.support import shared_folder
+
+
+def lengths_and_mask(random, batch, unit, most):
+    """A mask `[batch, T]` whose lengths are multiples of `unit`, at most `most` units, one sentence as long as T, one
+    shorter."""
+    units = [most] + [random.randint(1, most - 1) for _ in range(batch - 1)]
+    random.shuffle(units)
+    return tf.sequence_mask([unit * n for n in units], unit * most)
+
+
+def random_normal(random, shape, dtype=tf.float64):
+    return tf.constant(np.random.default_rng(random.randrange(2**31)).normal(size=shape), dtype)
+
+
+def make_memory(random, batch, size, dtype=tf.float64):
+    """A source of `batch` sentences of 1 to 5 steps, zero at padding."""
+    mask = lengths_and_mask(random, batch, 1, 5)
+    outputs = random_normal(random, [batch, 5, size], dtype)
+    return FlowMemory(tf.where(mask[:, :, tf.newaxis], outputs, 0.0), mask)
+
+
+def disturb(module, random, deviation=0.3):
+    """Moves every weight a little, so that nothing is at a start where it has no effect."""
+    for variable in module.trainable_variables:
+        variable.assign_add(deviation * random_normal(random, variable.shape, variable.dtype))
+
+
+class FlowTestCase(tf.test.TestCase):
+    """Promise 8, for any layer."""
+
+    def check_layer(self, flow, x, mask, memory=None, atol=1e-8):
+        """Round trip, log-det against the autodiff Jacobian, log-det shape, padding, eager and traced.
+
+        Args:
+          flow: `SequenceBijector`; x: `[B, T, D]` float64; mask: `[B, T]` bool; memory: `FlowMemory` or None.
+        """
+        given = dict(mask=mask, memory=memory)
+        real = tf.where(mask[:, :, tf.newaxis], x, 0.0)
+        forward, log_det = flow.forward(tf.identity(real), **given), flow.forward_log_det_jacobian(real, **given)
+        self.assertEqual(log_det.shape, [x.shape[0]])
+        self.assertAllEqual(tf.where(mask[:, :, tf.newaxis], 0.0, forward), tf.zeros_like(x))
+        self.assertAllClose(flow.inverse(tf.identity(forward), **given), real, atol=atol)
+        self.assertAllClose(flow.inverse_log_det_jacobian(tf.identity(forward), **given), -log_det, atol=10 * atol)
+        self.assertAllClose(log_det, self._autodiff_log_det(flow.forward, real, mask, given), atol=10 * atol)
+        inverse_log_det = flow.inverse_log_det_jacobian(tf.identity(real), **given)
+        self.assertAllClose(inverse_log_det, self._autodiff_log_det(flow.inverse, real, mask, given), atol=10 * atol)
+        self._check_padding(flow, real, mask, memory, forward, log_det, atol)
+        traced = tf.function(
+            lambda x, mask: flow.forward_and_log_det(x, mask, memory),
+            input_signature=[tf.TensorSpec([None, None, x.shape[2]], x.dtype), tf.TensorSpec([None, None], tf.bool)],
+        )
+        for got, want in zip(traced(real, mask), (forward, log_det)):
+            self.assertAllClose(got, want, atol=atol)
+
+    def _autodiff_log_det(self, direction, x, mask, given):
+        """log|det| of the Jacobian over the real steps of each sentence."""
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = direction(tf.identity(x), **given)
+        jacobian = tape.batch_jacobian(y, x, experimental_use_pfor=False)
+        wanted = []
+        for one, steps in zip(jacobian.numpy(), mask.numpy()):
+            size = steps.sum() * x.shape[2]
+            wanted.append(np.linalg.slogdet(one[steps][:, :, steps].reshape(size, size))[1] if size else 0.0)
+        return wanted
+
+    def _check_padding(self, flow, x, mask, memory, forward, log_det, atol):
+        """What padding holds changes nothing else and passes untouched; nor does more padding change anything."""
+        real = mask[:, :, tf.newaxis]
+        loud = tf.where(real, x, 1e3)
+        noisy_memory = None
+        if memory is not None:
+            noisy_memory = FlowMemory(tf.where(memory.mask[:, :, tf.newaxis], memory.outputs, 1e3), memory.mask)
+        got, got_log_det = flow.forward_and_log_det(loud, mask, noisy_memory)
+        self.assertAllClose(got, tf.where(real, forward, loud), atol=atol)
+        self.assertAllClose(got_log_det, log_det, atol=atol)
+        back = flow.inverse_and_log_det(got, mask, noisy_memory)[0]
+        self.assertAllClose(back, loud, atol=atol)
+        wider = [[0, 0], [0, 4]]
+        got, got_log_det = flow.forward_and_log_det(tf.pad(x, [*wider, [0, 0]]), tf.pad(mask, wider), memory)
+        self.assertAllClose(got[:, : x.shape[1]], forward, atol=atol)
+        self.assertAllClose(got_log_det, log_det, atol=atol)
+
+
+def golden(name):
+    """The arrays of a golden file below `goldens/flowseq`."""
+    with np.load(shared_folder('goldens', 'flowseq', name), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def arrays_below(arrays, prefix):
+    """Those whose names start with `prefix`, without it."""
+    return {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def json_array(array):
+    """What a uint8 array of JSON text says."""
+    return json.loads(bytes(array).decode())
