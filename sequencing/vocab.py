@@ -222,9 +222,9 @@ class SentencePieceVocab(Vocab):
     def encode_flat(self, lines, threads=0):
         """As `Vocab.encode_flat`; lines are cut by several threads at once."""
         if len(lines) == 1:
-            ids = [self._processor.encode(lines[0])]
+            ids = [self._processor.encode(lines[0].strip())]
         else:
-            ids = self._processor.encode(list(lines), num_threads=threads or os.cpu_count() or 1)
+            ids = self._processor.encode([line.strip() for line in lines], num_threads=threads or os.cpu_count() or 1)
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         return np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(lengths.sum())), lengths
 
@@ -355,8 +355,9 @@ class VocabMaker:
     def _train_sentencepiece(self):
         import sentencepiece
 
-        characters = len(set().union(*self._sample))
-        model = io.BytesIO()
+        characters, model = Counter(), io.BytesIO()
+        for line in self._sample:
+            characters.update(line)
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(self._sample),
@@ -370,14 +371,20 @@ class VocabMaker:
                 bos_id=2,
                 eos_id=3,
                 normalization_rule_name='identity',
-                # a script of thousands of characters would leave no room for pieces: its rarest become UNK
-                character_coverage=1.0 if 8 * characters < self.size else 0.9995,
+                character_coverage=_coverage(characters, self.size),
                 num_threads=_TRAINER_THREADS,
                 minloglevel=3,
             )
         except RuntimeError as error:
             raise UserError(
-                f'{self.source}: no {self.kind} vocabulary of size {self.size} can be made from it ({characters} '
+                f'{self.source}: no {self.kind} vocabulary of size {self.size} can be made from it ({len(characters)} '
                 f'different characters in {len(self._sample)} lines): {str(error).split("] ")[-1]}'
             ) from error
         return model.getvalue()
+
+
+def _coverage(counts, size):
+    """The share of characters that get a token: all, unless so many are different that pieces would have no room."""
+    if 8 * len(counts) <= size:
+        return 1.0
+    return min(0.9995, max(0.98, sum(count for _, count in counts.most_common(size // 2)) / counts.total()))
