@@ -6,12 +6,14 @@ will ever have.
 
 import tensorflow as tf
 
+from sequencing.convolutional import ConvDecoder, ConvEncoder
 from sequencing.layers import LookUpOp
 from sequencing.losses import cross_entropy
 from sequencing.options import ConfigError
 from sequencing.rnn_decoder import AttentionRNNDecoder
 from sequencing.rnn_encoders import StackBidirectionalRNNEncoder, StackRNNEncoder
 from sequencing.seq2seq import Seq2Seq
+from sequencing.transformer import TransformerDecoder, TransformerEncoder
 
 PRECISIONS = {'float32': tf.float32, 'mixed_bfloat16': tf.bfloat16, 'mixed_float16': tf.float16}
 
@@ -73,8 +75,47 @@ def build_rnn_decoder(decoder, input_size, value_size):
     )  # fmt: skip
 
 
-ENCODERS = {'rnn': build_rnn_encoder}
-DECODERS = {'rnn': build_rnn_decoder}
+def build_transformer_encoder(encoder, input_size):
+    """A Transformer encoder from `TransformerEncoderConfig`."""
+    return TransformerEncoder(input_size, **transformer_options(encoder), name='encoder')
+
+
+def build_transformer_decoder(decoder, input_size, value_size):
+    """A Transformer decoder from `TransformerDecoderConfig`."""
+    return TransformerDecoder(input_size, value_size, **transformer_options(decoder), name='decoder')
+
+
+def transformer_options(part):
+    """What a configuration of either side says, as arguments of `TransformerStack`."""
+    return dict(
+        size=part.size, heads=part.heads, hidden_size=part.hidden_size, layers=part.layers,
+        activation=part.activation, pre_norm=part.norm == 'pre', positions=part.positions,
+        max_positions=part.max_positions, scale_embedding=part.scale_embedding, dropout=part.dropout,
+        attention_dropout=part.attention_dropout, hidden_dropout=part.hidden_dropout, recompute=part.recompute,
+    )  # fmt: skip
+
+
+def build_conv_encoder(encoder, input_size):
+    """A convolutional encoder from `ConvEncoderConfig`."""
+    return ConvEncoder(input_size, **conv_options(encoder), name='encoder')
+
+
+def build_conv_decoder(decoder, input_size, value_size):
+    """A convolutional decoder from `ConvDecoderConfig`."""
+    return ConvDecoder(input_size, value_size, **conv_options(decoder), name='decoder')
+
+
+def conv_options(part):
+    """What a configuration of either side says, as arguments of `ConvEncoder` and `ConvDecoder`."""
+    return dict(
+        size=part.size, width=part.width, layers=part.layers, positions=part.positions,
+        max_positions=part.max_positions, scale_embedding=part.scale_embedding, weight_norm=part.weight_norm,
+        dropout=part.dropout,
+    )  # fmt: skip
+
+
+ENCODERS = {'rnn': build_rnn_encoder, 'transformer': build_transformer_encoder, 'conv': build_conv_encoder}
+DECODERS = {'rnn': build_rnn_decoder, 'transformer': build_transformer_decoder, 'conv': build_conv_decoder}
 BUILDERS = {'seq2seq': build_attention_model, 'flowseq': build_flowseq}
 
 

@@ -98,10 +98,92 @@ class RNNDecoderConfig:
     dropout: float = option(0.2, 'chance of dropping a unit of the inputs, between layers and of the readout',
                             at_least=0, below=1)  # fmt: skip
 
+    @property
+    def output_size(self):
+        return self.readout_size
+
     def problems(self):
         if self.attention == 'dot' and self.attention_size != self.state_size:
             yield ('attention_size', 'is compared with the state itself when decoder.attention is dot, and has to '
                    f'equal state_size {self.state_size}; got {self.attention_size}.')  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TransformerEncoderConfig:
+    """Layers of self-attention and feed-forward (Vaswani et al., 2017)."""
+
+    kind: str = option('transformer', 'kind of encoder', choices=('transformer',))
+    layers: int = option(6, 'layers', at_least=1)
+    size: int = option(512, 'units of a layer', at_least=1)
+    heads: int = option(8, 'attention heads, which share the units of a layer', at_least=1)
+    hidden_size: int = option(2048, 'units inside feed-forward', at_least=1)
+    activation: str = option('relu', 'of feed-forward; swiglu (Shazeer, 2020) has half as many weights again',
+                             choices=('relu', 'gelu', 'swiglu'))  # fmt: skip
+    norm: str = option('pre', 'normalise what a part reads (pre: trains at any depth) or what it gives (post: the '
+                       'original)', choices=('pre', 'post'))  # fmt: skip
+    positions: str = option('sinusoidal', 'how order is told: fixed waves, a learned table, rotated queries and keys',
+                            choices=('sinusoidal', 'learned', 'rotary', 'none'))  # fmt: skip
+    max_positions: int = option(1024, 'rows of the table of learned positions; later tokens share the last row',
+                                at_least=1)  # fmt: skip
+    scale_embedding: bool = option(True, 'multiply embedded tokens by the root of embedding_size')
+    dropout: float = option(0.1, 'chance of dropping an embedded unit, or one that a part adds', at_least=0, below=1)
+    attention_dropout: float = option(0.1, 'chance of dropping an attention weight', at_least=0, below=1)
+    hidden_dropout: float = option(0.1, 'chance of dropping a unit inside feed-forward', at_least=0, below=1)
+    recompute: bool = option(False, 'compute layers again in the backward pass: less memory for long sequences, a '
+                             'third more arithmetic')  # fmt: skip
+
+    @property
+    def output_size(self):
+        return self.size
+
+    def problems(self):
+        if self.size % self.heads:
+            yield 'size', f'is shared evenly by {self.heads} heads and has to be a multiple of it; got {self.size}.'
+        elif self.positions == 'rotary' and self.size // self.heads % 2:
+            yield ('positions', 'of kind rotary turn units of a head in pairs; size / heads is '
+                   f'{self.size // self.heads}, which is odd.')  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TransformerDecoderConfig(TransformerEncoderConfig):
+    """Layers of causal self-attention, attention over the source and feed-forward (Vaswani et al., 2017)."""
+
+
+@dataclass(frozen=True)
+class ConvEncoderConfig:
+    """Gated convolutions (ConvS2S: Gehring et al., 2017)."""
+
+    kind: str = option('conv', 'kind of encoder', choices=('conv',))
+    layers: int = option(6, 'layers', at_least=1)
+    size: int = option(512, 'units of a layer', at_least=1)
+    width: int = option(3, 'steps that a window spans, odd', at_least=1)
+    positions: str = option('learned', 'how order is told: fixed waves or a learned table',
+                            choices=('sinusoidal', 'learned', 'none'))  # fmt: skip
+    max_positions: int = option(1024, 'rows of the table of learned positions; later tokens share the last row',
+                                at_least=1)  # fmt: skip
+    scale_embedding: bool = option(True, 'multiply embedded tokens by the root of embedding_size')
+    weight_norm: bool = option(False, "learn length and direction of a convolution's weights apart (Salimans and "
+                               'Kingma, 2016)')  # fmt: skip
+    dropout: float = option(0.1, "chance of dropping an embedded unit, or one of a convolution's input", at_least=0,
+                            below=1)  # fmt: skip
+
+    @property
+    def output_size(self):
+        return self.size
+
+    def problems(self):
+        if self.width % 2 == 0:
+            yield 'width', f'is centred on a step and has to be odd; got {self.width}.'
+
+
+@dataclass(frozen=True)
+class ConvDecoderConfig(ConvEncoderConfig):
+    """Causal gated convolutions that each attend to the source (ConvS2S: Gehring et al., 2017)."""
+
+    width: int = option(3, 'steps that a window spans, the last being the current one', at_least=1)
+
+    def problems(self):
+        return ()
 
 
 @dataclass(frozen=True)
@@ -112,13 +194,18 @@ class Seq2SeqConfig:
     embedding_size: int = option(256, 'units of a token on either side', at_least=1)
     share_embeddings: bool = option(False, 'one table for both sides; needs data.joint_vocab')
     tie_output: bool = option(False, 'the output layer is the target table; needs readout and embedding of one size')
-    encoder: Union[RNNEncoderConfig] = option(RNNEncoderConfig, 'reads the source')
-    decoder: Union[RNNDecoderConfig] = option(RNNDecoderConfig, 'writes the target')
+    encoder: Union[RNNEncoderConfig, TransformerEncoderConfig, ConvEncoderConfig] = option(
+        RNNEncoderConfig, 'reads the source'
+    )
+    decoder: Union[RNNDecoderConfig, TransformerDecoderConfig, ConvDecoderConfig] = option(
+        RNNDecoderConfig, 'writes the target'
+    )
 
     def problems(self):
-        if self.tie_output and self.decoder.kind == 'rnn' and self.decoder.readout_size != self.embedding_size:
-            yield ('tie_output', 'makes the target table the output layer: decoder.readout_size and embedding_size '
-                   f'have to be equal; got {self.decoder.readout_size} and {self.embedding_size}.')  # fmt: skip
+        if self.tie_output and self.decoder.output_size != self.embedding_size:
+            field = 'readout_size' if self.decoder.kind == 'rnn' else 'size'
+            yield ('tie_output', f'makes the target table the output layer: decoder.{field} and embedding_size '
+                   f'have to be equal; got {self.decoder.output_size} and {self.embedding_size}.')  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,164 @@
+"""Multi-head attention: over a sentence itself, over what came before, over the source.
+
+Sentences are kept as flat rows `[B * T, D]`, so that each projection is one plain matrix product; only the comparison
+folds them into heads `[B, H, T, D / H]`. What may not be seen is a bias `[B or 1, 1, T or 1, S]`, 0 or hugely negative,
+made once a batch and added in every layer. Keys and values of the source are projected for all layers in one product.
+
+Reference: Vaswani et al., 2017, section 3.2, https://arxiv.org/abs/1706.03762
+"""
+
+import tensorflow as tf
+
+from sequencing.blocks import join_heads, split_heads
+from sequencing.layers import Dropout, LinearOp, glorot_uniform
+from sequencing.positions import rotate
+
+
+def bias_where(seen, dtype=tf.float32):
+    """A mask as something to add to scores: 0 where `seen` (bool), elsewhere so low that the weight is exactly 0
+    unless nothing at all is seen."""
+    wide = tf.float64 if dtype == tf.float64 else tf.float32
+    return tf.where(seen, tf.zeros([], wide), tf.constant(wide.min / 2, wide))
+
+
+def source_bias(mask, dtype=tf.float32):
+    """The bias `[B, 1, 1, S]` of a padding mask `[B, S]`."""
+    return bias_where(mask, dtype)[:, tf.newaxis, tf.newaxis]
+
+
+def causal_bias(count, dtype=tf.float32):
+    """The bias `[1, 1, count, count]` that hides what comes after."""
+    steps = tf.range(count)
+    return bias_where(steps[:, tf.newaxis] >= steps, dtype)[tf.newaxis, tf.newaxis]
+
+
+class HeadAttention(tf.Module):
+    """The comparison itself, without projections.
+
+        weights = dropout(softmax(queries . keys / sqrt(head size) + bias))
+        found   = weights @ values
+
+    Args:
+      size, heads: units of all heads together, and how many share them.
+      dropout: chance of dropping a weight.
+    """
+
+    def __init__(self, size, heads, dropout=0.0, name='comparison'):
+        super().__init__(name=name)
+        if size % heads:
+            raise ValueError(f'{name}: {heads} heads cannot share {size} units evenly.')
+        self.scale = (size // heads) ** -0.5
+        with self.name_scope:
+            self.dropout = Dropout(dropout)
+
+    def __call__(self, queries, keys, values, bias, seed=None):
+        """Attends.
+
+        Args:
+          queries: `[B, H, T, d]`; keys, values: `[B, H, S, d]`; bias: broadcasts to `[B, H, T, S]`, or None.
+        Returns:
+          found `[B, H, T, d]` and the weights `[B, H, T, S]` before dropout, at least float32.
+        """
+        scores = tf.matmul(queries, keys, transpose_b=True) * tf.cast(self.scale, queries.dtype)
+        if scores.dtype != tf.float64:
+            scores = tf.cast(scores, tf.float32)
+        weights = tf.nn.softmax(scores if bias is None else scores + bias)
+        return tf.matmul(self.dropout(tf.cast(weights, values.dtype), seed), values), weights
+
+
+class SelfAttention(tf.Module):
+    """Attention of a sequence over itself; queries, keys and values come from one packed projection.
+
+    Args:
+      size, heads, dropout: as in `HeadAttention`.
+    """
+
+    def __init__(self, size, heads, dropout=0.0, name='self_attention'):
+        super().__init__(name=name)
+        self.heads = heads
+        with self.name_scope:
+            self.projection = packed_linear(size, size, 3, name='projection')
+            self.compare = HeadAttention(size, heads, dropout)
+            self.output = LinearOp(size, size, name='output')
+
+    def __call__(self, x, batch, bias, turn=None, seed=None):
+        """Reads whole sequences.
+
+        Args:
+          x: flat `[B * T, D]`; batch: B, a scalar.
+          bias: as in `HeadAttention`.
+          turn: cosines and sines `[T, d]` from `positions.rotation`, or None.
+          seed: `[2]` int32 for dropout, or None.
+        Returns:
+          flat `[B * T, D]`.
+        """
+        queries, keys, values = self.project(x, batch, turn)
+        return self.output(join_heads(self.compare(queries, keys, values, bias, seed)[0]))
+
+    def step(self, x, batch, cache, bias, turn=None):
+        """Reads one step of W hypotheses a sentence, after what `cache` holds.
+
+        Args:
+          x: flat `[B * W, D]`.
+          cache: keys and values, each `[B, H, P, d]`, of P hypotheses and steps before.
+          bias: `[B, 1, W, P + W]`, or None: which of them each hypothesis descends from, itself included.
+          turn: cosines and sines `[1, d]` of this step, or None.
+        Returns:
+          flat `[B * W, D]`, and the cache with this step at its end.
+        """
+        queries, keys, values = self.project(x, batch, turn)
+        keys, values = tf.concat([cache[0], keys], axis=2), tf.concat([cache[1], values], axis=2)
+        return self.output(join_heads(self.compare(queries, keys, values, bias)[0])), (keys, values)
+
+    def project(self, x, batch, turn):
+        """Queries, keys and values, each `[B, H, T, d]`."""
+        queries, keys, values = split_heads(self.projection(x), batch, self.heads, parts=3)
+        if turn is not None:
+            queries, keys = rotate(queries, *turn), rotate(keys, *turn)
+        return queries, keys, values
+
+
+class SourceAttention(tf.Module):
+    """Attention of flat rows `[B * T, D]` over a source whose keys and values are there already."""
+
+    def __init__(self, size, heads, dropout=0.0, name='source_attention'):
+        super().__init__(name=name)
+        self.heads = heads
+        with self.name_scope:
+            self.query = LinearOp(size, size, name='query')
+            self.compare = HeadAttention(size, heads, dropout)
+            self.output = LinearOp(size, size, name='output')
+
+    def __call__(self, x, batch, keys, values, bias, seed=None):
+        """Flat `[B * T, D]` to the same, and the weights `[B, H, T, S]`; keys, values: `[B, H, S, d]`."""
+        queries = split_heads(self.query(x), batch, self.heads)[0]
+        found, weights = self.compare(queries, keys, values, bias, seed)
+        return self.output(join_heads(found)), weights
+
+
+class SourceProjection(tf.Module):
+    """Keys and values of the source for all layers of a decoder, in one product.
+
+    Args:
+      value_size: units of an encoder output.
+      size, heads: of the decoder's attention; layers: how many layers.
+    """
+
+    def __init__(self, value_size, size, heads, layers, name='source'):
+        super().__init__(name=name)
+        self.heads, self.layers = heads, layers
+        with self.name_scope:
+            self.projection = packed_linear(value_size, size, 2 * layers, name='projection')
+
+    def __call__(self, outputs):
+        """`[B, S, value_size]` to keys and values: a tuple over layers of pairs of `[B, H, S, d]`."""
+        flat = tf.reshape(outputs, [-1, outputs.shape[-1]])
+        parts = split_heads(self.projection(flat), tf.shape(outputs)[0], self.heads, parts=2 * self.layers)
+        return tuple(zip(parts[::2], parts[1::2]))
+
+
+def packed_linear(input_size, output_size, parts, name):
+    """A `LinearOp` to `parts` outputs side by side, each of which starts as it would alone."""
+    layer = LinearOp(input_size, parts * output_size, name=name)
+    layer.kernel.assign(tf.concat([glorot_uniform([input_size, output_size]) for _ in range(parts)], axis=1))
+    return layer
