@@ -49,9 +49,9 @@ class Attention(tf.Module):
         Returns:
           `[B, W, S]` of the queries' dtype; a row sums to 1, or to 0 where the source is empty.
         """
-        compared = tf.tanh(queries[:, :, tf.newaxis] + keys[:, tf.newaxis])
-        energies = tf.squeeze(matmul(compared, energy[:, tf.newaxis]), axis=-1)
-        return masked_softmax(energies, mask[:, tf.newaxis])
+        compared = tf.tanh(tf.expand_dims(queries, 2) + tf.expand_dims(keys, 1))
+        energies = tf.squeeze(matmul(compared, tf.expand_dims(energy, 1)), axis=-1)
+        return masked_softmax(energies, tf.expand_dims(mask, 1))
 
     def __call__(self, queries, memory):
         """Attends.
@@ -89,7 +89,7 @@ class GeneralAttention(Attention):
 
     @staticmethod
     def compare(queries, keys, mask):
-        return masked_softmax(tf.matmul(queries, keys, transpose_b=True), mask[:, tf.newaxis])
+        return masked_softmax(tf.matmul(queries, keys, transpose_b=True), tf.expand_dims(mask, 1))
 
 
 class DotAttention(GeneralAttention):
@@ -113,6 +113,12 @@ ATTENTIONS = {'additive': Attention, 'general': GeneralAttention, 'dot': DotAtte
 
 
 def masked_softmax(energies, mask):
-    """Softmax over the last axis where `mask` (broadcast, bool) is True, 0 elsewhere; float32 inside."""
+    """Softmax over the last axis where `mask` (broadcast, bool) is True, 0 elsewhere; float32 inside.
+
+    Written out, because oneDNN's softmax takes longer to set up than to compute on rows this short.
+    """
     wide = tf.where(mask, tf.cast(energies, tf.float32), tf.float32.min)
-    return tf.cast(tf.where(mask, tf.nn.softmax(wide, axis=-1), 0.0), energies.dtype)
+    shifted = wide - tf.stop_gradient(tf.reduce_max(wide, axis=-1, keepdims=True))
+    powers = tf.where(mask, tf.exp(shifted), 0.0)
+    total = tf.reduce_sum(powers, axis=-1, keepdims=True)
+    return tf.cast(powers / tf.maximum(total, 1e-30), energies.dtype)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from sequencing.layers import matmul
-from sequencing.recurrent import cell_gradient, flat, previous_states, stacked, time_loop, time_steps
+from sequencing.recurrent import arrays, cell_gradient, flat, previous_states, stacked, time_loop, time_steps
 
 
 class _Inputs(NamedTuple):
@@ -30,9 +30,9 @@ class _Saved(NamedTuple):
     """What the forward loop leaves for the backward one, each `[T, B, ...]`."""
 
     states: Any
+    pres: tf.Tensor
     contexts: tf.Tensor
     weights: tf.Tensor
-    pres: tf.Tensor
     queries: tf.Tensor
 
 
@@ -57,12 +57,12 @@ def attention_scan(layer, attention, embedded, memory, initial):
     inputs = _Inputs(
         x_parts=tf.transpose(x_parts, [1, 0, 2]),
         kernel=tf.concat([recurrent_kernel, input_kernel[token_size:]], axis=0),
-        bias=tf.zeros([], dtype) if candidate_bias is None else candidate_bias,
+        bias=tf.zeros([], initial.output.dtype) if candidate_bias is None else candidate_bias,
         query_kernel=query_kernel, keys=memory.keys, values=memory.values, own=own, initial=initial,
     )  # fmt: skip
 
     def compare(query, keys, own):
-        return attention.compare(query[:, tf.newaxis], keys, memory.mask, *own)[:, 0]
+        return tf.squeeze(attention.compare(tf.expand_dims(query, 1), keys, memory.mask, *own), axis=1)
 
     @tf.custom_gradient
     def run(*inputs):
@@ -74,92 +74,93 @@ def attention_scan(layer, attention, embedded, memory, initial):
 
         return (saved.states.output, saved.contexts, saved.weights), gradient
 
-    return tuple(tf.transpose(x, [1, 0, 2]) for x in run(*inputs))
+    return tuple(tf.transpose(tf.cast(x, dtype), [1, 0, 2]) for x in run(*inputs))
 
 
 def _forward(cell, compare, inputs):
     units, value_size = inputs.initial.output.shape[-1], inputs.values.shape[-1]
-    size = len(cell.state._fields)
+    dtype, wide = inputs.values.dtype, inputs.initial.output.dtype
+    kernel_t, query_kernel_t = tf.transpose(inputs.kernel), tf.transpose(inputs.query_kernel)
 
     def body(t, carry):
-        state, context, arrays = carry
+        state, context, written = carry
+        output, x_part = tf.cast(state.output, dtype), tf.cast(inputs.x_parts[t], wide)
         if cell.separate:
-            x_part = inputs.x_parts[t] + tf.matmul(context, inputs.kernel[units:])
-            pre = cell.combine(x_part, tf.matmul(state.output, inputs.kernel[:units]), inputs.bias)
+            x_part += tf.cast(tf.matmul(context, kernel_t[:, units:], transpose_b=True), wide)
+            h_part = tf.matmul(output, kernel_t[:, :units], transpose_b=True)
         else:  # one product for state and context together
-            pre = inputs.x_parts[t] + tf.matmul(tf.concat([state.output, context], axis=-1), inputs.kernel)
+            h_part = tf.matmul(tf.concat([output, context], axis=-1), kernel_t, transpose_b=True)
+        pre = cell.combine(x_part, tf.cast(h_part, wide), inputs.bias)
         state = cell.state(*[tf.ensure_shape(new, [None, units]) for new in cell.update(pre, state)])
-        query = tf.matmul(state.output, inputs.query_kernel)
+        query = tf.matmul(tf.cast(state.output, dtype), query_kernel_t, transpose_b=True)
         weights = compare(query, inputs.keys, inputs.own)
-        context = tf.ensure_shape(_weighted(weights, inputs.values), [None, value_size])
-        written = [*state, context, weights, pre, query]
-        return state, context, [array.write(t, x) for array, x in zip(arrays, written)]
+        context = tf.squeeze(tf.matmul(tf.expand_dims(weights, 1), inputs.values), axis=1)
+        context = tf.ensure_shape(context, [None, value_size])
+        parts = [*state, pre, context, weights, query]
+        return state, context, [array.write(t, x) for array, x in zip(written, parts)]
 
-    steps = tf.shape(inputs.x_parts)[0]
-    no_context = tf.zeros([tf.shape(inputs.values)[0], value_size], inputs.values.dtype)
-    start = (inputs.initial, no_context, _arrays(size + 4, steps, no_context.dtype))
-    arrays = time_loop(time_steps(steps, reverse=False), body, start)[2]
-    sizes = [units] * size + [value_size, None, cell.pre_size(units), inputs.query_kernel.shape[1]]
-    saved = [stacked(array, last) for array, last in zip(arrays, sizes)]
+    steps, size = tf.shape(inputs.x_parts)[0], len(cell.state._fields)
+    no_context = tf.zeros([tf.shape(inputs.values)[0], value_size], dtype)
+    start = (inputs.initial, no_context, arrays(steps, *[wide] * (size + 1), dtype, dtype, dtype))
+    written = time_loop(time_steps(steps, reverse=False), body, start)[2]
+    sizes = [units] * size + [cell.pre_size(units), value_size, None, inputs.query_kernel.shape[1]]
+    saved = [stacked(array, last) for array, last in zip(written, sizes)]
     return _Saved(cell.state(*saved[:size]), *saved[size:])
 
 
 def _backward(cell, compare, inputs, saved, d_outputs, d_contexts, d_weights):
     """The gradients of `_Inputs`, given those of outputs, contexts and weights, each `[T, B, ...]`."""
     units = inputs.initial.output.shape[-1]
+    dtype, wide = inputs.values.dtype, inputs.initial.output.dtype
     previous = previous_states(saved.states, inputs.initial, reverse=False)
     previous_contexts = tf.concat([tf.zeros_like(saved.contexts[:1]), saved.contexts[:-1]], axis=0)
-    kernel_t, query_kernel_t = tf.transpose(inputs.kernel), tf.transpose(inputs.query_kernel)
     always = tf.ones([1, 1], tf.bool)
 
     def body(t, carry):
-        d_state, d_context, d_keys, d_own, arrays = carry
+        d_state, d_context, d_keys, d_own, written = carry
         d_context += d_contexts[t]
-        d_compared = d_weights[t] + tf.squeeze(tf.matmul(d_context[:, tf.newaxis], inputs.values, transpose_b=True), 1)
+        d_compared = tf.matmul(tf.expand_dims(d_context, 1), inputs.values, transpose_b=True)
+        d_compared = d_weights[t] + tf.squeeze(d_compared, axis=1)
         with tf.GradientTape() as tape:
             query = saved.queries[t]
             tape.watch([query, inputs.keys, *inputs.own])
             compared = compare(query, inputs.keys, inputs.own)
         d_query, d_keys_t, *d_own_t = tape.gradient(compared, [query, inputs.keys, *inputs.own], d_compared)
-        d_state[0] += d_outputs[t] + tf.matmul(d_query, query_kernel_t)
+        d_state[0] += d_outputs[t] + tf.cast(tf.matmul(d_query, inputs.query_kernel, transpose_b=True), wide)
         old = cell.state(*[field[t] for field in previous])
         d_pre, d_old = cell_gradient(cell, saved.pres[t], old, always, d_state)
+        d_x, d_h, d_bias = cell.split_gradient(d_pre)
+        d_x, d_h = tf.cast(d_x, dtype), tf.cast(d_h, dtype)
         if cell.separate:
-            d_x, d_h, _ = cell.split_gradient(d_pre)
-            d_output, d_fed = tf.matmul(d_h, kernel_t[:, :units]), tf.matmul(d_x, kernel_t[:, units:])
+            d_output = tf.matmul(d_h, inputs.kernel[:units], transpose_b=True)
+            d_fed = tf.matmul(d_x, inputs.kernel[units:], transpose_b=True)
         else:
-            both = tf.matmul(d_pre, kernel_t)
+            both = tf.matmul(d_h, inputs.kernel, transpose_b=True)
             d_output, d_fed = both[:, :units], both[:, units:]
-        d_old[0] += d_output
-        arrays = [array.write(t, x) for array, x in zip(arrays, [d_pre, d_query, d_context])]
-        return d_old, d_fed, d_keys + d_keys_t, [total + d for total, d in zip(d_own, d_own_t)], arrays
+        d_old[0] += tf.cast(d_output, wide)
+        parts = [d_h, d_query, d_context] + ([d_x, d_bias] if cell.separate else [])
+        written = [array.write(t, x) for array, x in zip(written, parts)]
+        return d_old, d_fed, d_keys + d_keys_t, [total + d for total, d in zip(d_own, d_own_t)], written
 
     steps = tf.shape(saved.pres)[0]
     start = ([tf.zeros_like(field) for field in inputs.initial], tf.zeros_like(saved.contexts[0]),
              tf.zeros_like(inputs.keys), [tf.zeros_like(o) for o in inputs.own],
-             _arrays(3, steps, saved.pres.dtype))  # fmt: skip
-    d_initial, _, d_keys, d_own, arrays = time_loop(time_steps(steps, reverse=True), body, start)
-    d_pres = stacked(arrays[0], saved.pres.shape[-1])
-    d_queries = stacked(arrays[1], saved.queries.shape[-1])
-    d_x, d_h, d_bias = cell.split_gradient(d_pres)
+             arrays(steps, dtype, dtype, dtype, *([dtype, wide] if cell.separate else [])))  # fmt: skip
+    d_initial, _, d_keys, d_own, written = time_loop(time_steps(steps, reverse=True), body, start)
+    d_h = stacked(written[0], cell.gates * units)
+    d_x = stacked(written[3], cell.gates * units) if cell.separate else d_h
+    d_queries = stacked(written[1], saved.queries.shape[-1])
+    outputs = [flat(tf.cast(states, dtype)) for states in (previous.output, saved.states.output)]
     return _Inputs(
         x_parts=d_x,
         kernel=tf.concat([
-            tf.matmul(flat(previous.output), flat(d_h), transpose_a=True),
+            tf.matmul(outputs[0], flat(d_h), transpose_a=True),
             tf.matmul(flat(previous_contexts), flat(d_x), transpose_a=True),
         ], axis=0),
-        bias=tf.reduce_sum(d_bias, axis=[0, 1]) if cell.separate else tf.zeros_like(inputs.bias),
-        query_kernel=tf.matmul(flat(saved.states.output), flat(d_queries), transpose_a=True),
+        bias=tf.reduce_sum(written[4].stack(), axis=[0, 1]) if cell.separate else tf.zeros_like(inputs.bias),
+        query_kernel=tf.matmul(outputs[1], flat(d_queries), transpose_a=True),
         keys=d_keys,
-        values=tf.einsum('tbs,tbv->bsv', saved.weights, arrays[2].stack()),
+        values=tf.einsum('tbs,tbv->bsv', saved.weights, written[2].stack()),
         own=d_own,
         initial=d_initial,
     )  # fmt: skip
-
-
-def _weighted(weights, values):
-    return tf.squeeze(tf.matmul(weights[:, tf.newaxis], values), axis=1)
-
-
-def _arrays(count, steps, dtype):
-    return [tf.TensorArray(dtype, steps, element_shape=[None, None]) for _ in range(count)]

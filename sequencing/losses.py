@@ -16,22 +16,27 @@ def cross_entropy(logits, targets, label_smoothing=0.0):
     Returns:
       smoothed `[M]` and nll `[M]` float32; gradients flow through `smoothed` alone.
     """
-    size = tf.shape(logits)[1]
+    rows = tf.range(tf.shape(targets)[0])
+    places = tf.stack([rows, targets], axis=1)
 
     @tf.custom_gradient
-    def smoothed_loss(logits):
-        nll, d_nll = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=targets)
-        if not label_smoothing:
-            return (nll, nll), lambda d, _: d[:, tf.newaxis] * d_nll
-        rows = tf.range(tf.shape(targets)[0])
-        places = tf.stack([rows, targets], axis=1)
-        smoothed = nll + label_smoothing * (tf.gather_nd(logits, places) - tf.reduce_mean(logits, axis=1))
+    def both_losses(logits):
+        # Written out: TensorFlow's fused kernel takes three times as long on CPUs.
+        highest = tf.reduce_max(logits, axis=1, keepdims=True)
+        powers = tf.exp(logits - highest)
+        total = tf.reduce_sum(powers, axis=1)
+        chosen = tf.gather_nd(logits, places)
+        nll = tf.math.log(total) + highest[:, 0] - chosen
+        smoothed = nll + label_smoothing * (chosen - tf.reduce_mean(logits, axis=1)) if label_smoothing else nll
 
         def gradient(d, _):
-            even = d[:, tf.newaxis] * (d_nll - label_smoothing / tf.cast(size, tf.float32))
-            return tf.tensor_scatter_nd_add(even, places, d * label_smoothing)
+            share = label_smoothing / tf.cast(tf.shape(logits)[1], tf.float32)
+            d_logits = powers * (d / total)[:, tf.newaxis]
+            if label_smoothing:
+                d_logits -= (d * share)[:, tf.newaxis]
+            return tf.tensor_scatter_nd_sub(d_logits, places, d * (1.0 - label_smoothing))
 
         return (smoothed, nll), gradient
 
-    smoothed, nll = smoothed_loss(tf.cast(logits, tf.float32))
+    smoothed, nll = both_losses(tf.cast(logits, tf.float32))
     return smoothed, tf.stop_gradient(nll)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from sequencing.attention import ATTENTIONS
 from sequencing.attention_scan import attention_scan
 from sequencing.layers import Dropout, LinearOp
-from sequencing.recurrent import RecurrentLayer
+from sequencing.recurrent import RecurrentLayer, state_dtype
 
 
 class RNNDecoderState(NamedTuple):
@@ -30,9 +30,10 @@ class Bridge(tf.Module):
 
     def __call__(self, encoded):
         """Maps an `EncoderOutput` to a list over layers of states, fields `[B, H]`."""
-        real = tf.cast(encoded.mask, encoded.outputs.dtype)[:, :, tf.newaxis]
+        real = tf.expand_dims(tf.cast(encoded.mask, encoded.outputs.dtype), 2)
         mean = tf.reduce_sum(encoded.outputs * real, axis=1) / tf.maximum(tf.reduce_sum(real, axis=1), 1)
-        parts = tf.split(tf.tanh(self.projection(mean)), self.fields * self.layers, axis=-1)
+        start = tf.cast(tf.tanh(self.projection(mean)), state_dtype(mean.dtype))
+        parts = tf.split(start, self.fields * self.layers, axis=-1)
         return [self.cell.state(*parts[i * self.fields : (i + 1) * self.fields]) for i in range(self.layers)]
 
 
@@ -96,12 +97,13 @@ class AttentionRNNDecoder(tf.Module):
         """
         embedded = self.input_dropout(embedded, seed)
         new = self.layers[0].step(tf.concat([embedded, state.context], axis=-1), state.cells[0])
-        context, weights = self.attention(new.output, memory)
-        cells, top = [new], new.output
+        cells, top = [new], tf.cast(new.output, embedded.dtype)
+        context, weights = self.attention(top, memory)
         for i, (layer, old, dropout) in enumerate(zip(self.layers[1:], state.cells[1:], self.layer_dropout)):
             new = layer.step(tf.concat([dropout(top, seed), context], axis=-1), old)
             cells.append(new)
-            top = new.output + top if i > 0 else new.output
+            output = tf.cast(new.output, embedded.dtype)
+            top = output + top if i > 0 else output
         return self._features(embedded, top, context, seed), RNNDecoderState(cells, context), weights
 
     def reorder(self, state, parents):
