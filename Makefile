@@ -1,0 +1,36 @@
+# Every target sets itself up: `make demo` and `make test` are all that a newcomer types.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test system bench lint clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=24'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: setup
+	$(RUN) tools/demo.py
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+test: lint
+	$(VENV)/bin/nosetests tests
+
+system: setup
+	SEQUENCING_SYSTEM=1 $(VENV)/bin/nosetests tests/system
+
+bench: setup
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(RUN) benchmarks/run_all.py
+
+clean:
+	rm -rf build dist *.egg-info
