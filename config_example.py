@@ -79,7 +79,7 @@ def real_text(language):
             decoder=RNNDecoderConfig(state_size=512, attention_size=256, readout_size=256, dropout=0.1),
         ),
         train=TrainConfig(
-            learning_rate=1.5e-3, schedule='cosine', warmup_steps=400, max_steps=6000, label_smoothing=0.1,
+            learning_rate=1.5e-3, schedule='cosine', warmup_steps=400, max_steps=4500, label_smoothing=0.1,
             batch_size=2400, clip_norm=1.0, validate_every=1000, save_every=500, patience=5,
         ),
         decode=DecodeConfig(length_penalty=0.6),

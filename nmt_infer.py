@@ -12,12 +12,9 @@ import os
 import sys
 
 from sequencing import cli
-
-cli.quiet_tensorflow()
-
-from sequencing.config_files import load_config  # noqa: E402
-from sequencing.errors import UserError  # noqa: E402
-from sequencing.text import atomic_file, encode_line, read_lines  # noqa: E402
+from sequencing.config_files import load_config
+from sequencing.errors import UserError
+from sequencing.text import atomic_file, encode_line, read_lines
 
 USAGE = """
 Translates text with a trained model: N lines in, N lines out, in order.
@@ -94,6 +91,7 @@ def infer(flags):
 
 
 def load_translator(model_dir, flags):
+    cli.quiet_tensorflow()  # here and not above: a mistake in the flags is told without waiting for TensorFlow
     import tensorflow as tf
 
     from sequencing.translator import load

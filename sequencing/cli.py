@@ -5,9 +5,11 @@ SIGINT and SIGTERM.
 """
 
 import difflib
+import importlib
 import os
 import signal
 import sys
+import tempfile
 
 from absl import flags
 
@@ -73,9 +75,27 @@ def require(values, *names):
 
 
 def quiet_tensorflow():
-    """Keeps TensorFlow's start-up notices out of the way; call before it is imported."""
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    """Imports TensorFlow without its start-up notices, which it writes before any log level counts.
+
+    What it said is shown if the import fails.
+    """
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     os.environ.setdefault('GRPC_VERBOSITY', 'ERROR')
+    if os.environ['TF_CPP_MIN_LOG_LEVEL'] < '2' or 'tensorflow' in sys.modules:
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            importlib.import_module('tensorflow').config.list_physical_devices()
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def note(message):
