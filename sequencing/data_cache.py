@@ -87,14 +87,17 @@ class EncodedCorpus:
 
     def tokens(self, rows):
         """Ids of index rows: for each the source, then the target, all in a row, int32."""
-        size, data = self._ids.itemsize, self._map_of_ids
-        starts = rows['start'] * size
-        ends = starts + (rows['src'] + rows['trg']) * size
-        spans, parts = list(zip(starts.tolist(), ends.tolist())), []
-        for first in range(0, len(spans), _TOUCHED):
-            parts += [data[start:end] for start, end in spans[first : first + _TOUCHED]]
-            _give_back(data)
-        return np.frombuffer(b''.join(parts), self._ids.dtype).astype(np.int32)
+        lengths = rows['src'] + rows['trg']
+        ends = np.cumsum(lengths)
+        shifts = rows['start'] - ends + lengths  # from a place in the result to one in the file
+        found = np.empty(lengths.sum(), np.int32)
+        for first in range(0, len(rows), _TOUCHED):
+            some = slice(first, first + _TOUCHED)
+            inside = slice(ends[first] - lengths[first], ends[some][-1])
+            places = np.arange(inside.start, inside.stop) + np.repeat(shifts[some], lengths[some])
+            found[inside] = self._ids[places]
+            _give_back(self._map_of_ids)
+        return found
 
 
 def _map(path, dtype):
