@@ -203,8 +203,9 @@ class ParallelInputs:
         if unit == 'tokens':
             tokens = sum(max(corpus.meta['src_tokens'], corpus.meta['trg_tokens']) for corpus in corpora)
             limit = limit * self.size / tokens
-        # a small corpus has four windows, so that its pairs meet others in the next epoch
-        self._window = int(max(min(limit * _WINDOW_BATCHES, self.size / 4), limit * 8, 1))
+        # a small corpus has four windows, so that its pairs meet others in the next epoch; all are about as large
+        windows = max(1, -(-self.size // int(max(min(limit * _WINDOW_BATCHES, self.size / 4), limit * 8, 1))))
+        self._window = -(-self.size // windows)
         if unit == 'sentences':
             self._window = -(-self._window // limit) * limit
         self._shares = None if weights is None else _apportion(np.array(weights), self._window)
