@@ -43,8 +43,8 @@ class InvertibleLinear(SequenceBijector):
         """W `[size, size]`."""
         if self.parametrisation == 'plain':
             return tf.cast(self.matrix, dtype)
-        triangles, diagonal = tf.cast(self.triangles, dtype), tf.cast(self.signs, dtype)
-        diagonal *= tf.exp(tf.cast(self.log_diagonal, dtype))
+        triangles = tf.cast(self.triangles, dtype)
+        diagonal = tf.cast(self.signs, dtype) * tf.exp(tf.cast(self.log_diagonal, dtype))
         lower = tf.linalg.set_diag(tf.linalg.band_part(triangles, -1, 0), tf.ones([self.size], dtype))
         upper = tf.linalg.set_diag(tf.linalg.band_part(triangles, 0, -1), diagonal)
         return tf.cast(self.permutation, dtype) @ (lower @ upper)

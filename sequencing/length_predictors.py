@@ -125,12 +125,12 @@ class LogisticLength(LengthPredictor):
         return nll, nll
 
     def distribution(self, context, src_lengths):
-        """Lengths `[B, 2 R + 1]`, rounded up to multiples of the unit, and their log-probabilities: the probability of
-        all differences that round to one length is at the first of them, the others have -inf."""
+        """Lengths `[B, 2 R + 1]`, rounded up to multiples of the unit, and the log-probabilities of their differences.
+        Of the differences that round to one length, the likeliest stands for it and the others have -inf."""
         differences = tf.broadcast_to(self.differences(), [tf.shape(src_lengths)[0], 2 * self.reach + 1])
         log_probs = self.log_probs(context, differences)
         lengths = tf.maximum(-(-(src_lengths[:, tf.newaxis] + differences) // self.unit), 1) * self.unit
         same = lengths[:, :, tf.newaxis] == lengths[:, tf.newaxis, :]  # [B, K, K]
-        total = tf.reduce_logsumexp(tf.where(same, log_probs[:, tf.newaxis, :], -math.inf), axis=2)
-        first = tf.argmax(tf.cast(same, tf.int32), axis=2, output_type=tf.int32) == self.differences() + self.reach
-        return lengths, tf.where(first, total, -math.inf)
+        rivals = tf.where(same, log_probs[:, tf.newaxis, :], -math.inf)
+        likeliest = tf.argmax(rivals, axis=2, output_type=tf.int32) == self.differences() + self.reach
+        return lengths, tf.where(likeliest, log_probs, -math.inf)
