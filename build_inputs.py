@@ -10,12 +10,12 @@
 
 import dataclasses
 import os
-import sys
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from sequencing.cli import note
 from sequencing.data_cache import DROPPED, LengthRules, open_corpus
 from sequencing.data_order import cut_into_batches, key_of, permute, shuffled
 from sequencing.errors import UserError
@@ -105,6 +105,7 @@ def build_vocabs(config, vocab_dir):
                 if trg_maker:
                     trg_maker.add(trg)
         for name, maker in makers.items():
+            note(f'making the {name} vocabulary: {maker.kind}, {maker.size} tokens')
             vocabs[name] = _save_vocab(maker.make(), kinds[name], vocab_dir, name)
     return (vocabs['joint'],) * 2 if data.joint_vocab else (vocabs['src'], vocabs['trg'])
 
@@ -124,7 +125,8 @@ def _ready_vocab(vocab_config, folder, name, data_folder):
     if vocab_config.kind not in ('list', 'sentencepiece'):
         return None
     if not vocab_config.file:
-        raise UserError(f'data.{name}_vocab.file is empty: kind {vocab_config.kind!r} needs the file that holds it.')
+        side = 'src' if name == 'joint' else name
+        raise UserError(f'data.{side}_vocab.file is empty: kind {vocab_config.kind!r} needs the file that holds it.')
     path = os.path.join(data_folder, os.path.expandvars(os.path.expanduser(vocab_config.file)))
     if vocab_config.kind == 'list':
         vocab = Vocab.from_file(path, vocab_config.delimiter)
@@ -399,7 +401,7 @@ def build_eval_inputs(config, src_vocab, trg_vocab, length_unit=0, src_file=None
         cut += any(len(side) > longest for side in ids)
         pairs.append([side[:longest] for side in ids])
     if cut:
-        print(f'{src_file}, {trg_file}: {cut} pairs are cut to {longest} tokens for the loss.', file=sys.stderr)
+        note(f'{src_file}, {trg_file}: {cut} pairs are cut to {longest} tokens for the loss.')
     lengths = np.array([[len(src), len(trg)] for src, trg in pairs])
     flat = np.concatenate([side for pair in pairs for side in pair])
     return EvalInputs(flat, lengths[:, 0], lengths[:, 1], src_vocab, trg_vocab, rules, config.decode.batch_tokens)

@@ -11,13 +11,13 @@ import json
 import mmap
 import os
 import shutil
-import sys
 import tempfile
 import time
 from typing import NamedTuple
 
 import numpy as np
 
+from sequencing.cli import note
 from sequencing.errors import UserError
 from sequencing.text import atomic_file, check_file, read_parallel
 
@@ -128,7 +128,7 @@ def open_corpus(cache_dir, src_file, trg_file, src_vocab, trg_vocab, rules, thre
     """
     for path in (src_file, trg_file):
         check_file(path, 'training text')
-    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    say = say or note
     try:
         os.makedirs(cache_dir, exist_ok=True)
     except OSError as error:
@@ -138,7 +138,7 @@ def open_corpus(cache_dir, src_file, trg_file, src_vocab, trg_vocab, rules, thre
         folder = os.path.join(cache_dir, key)
         if not os.path.isdir(folder):
             if alone:
-                _sweep(cache_dir, key)
+                _sweep(cache_dir)
             partial = tempfile.mkdtemp(prefix=f'{key}.', suffix='.partial', dir=cache_dir)
             try:
                 _encode(partial, src_file, trg_file, src_vocab, trg_vocab, rules, threads, say)
@@ -154,7 +154,11 @@ def open_corpus(cache_dir, src_file, trg_file, src_vocab, trg_vocab, rules, thre
 @contextlib.contextmanager
 def _locked(folder):
     """Holds the lock of a folder; gives False where locks do not work. A killed process leaves none behind."""
-    with open(os.path.join(folder, 'lock'), 'ab') as file:
+    try:
+        file = open(os.path.join(folder, 'lock'), 'ab')
+    except OSError as error:
+        raise UserError(f'data.cache_dir {folder}: cannot be written: {error.strerror}.') from error
+    with file:
         try:
             if fcntl is None:
                 raise OSError('no file locks')
@@ -165,10 +169,10 @@ def _locked(folder):
             yield True
 
 
-def _sweep(cache_dir, key):
+def _sweep(cache_dir):
     """Removes what killed processes left half done."""
     for name in os.listdir(cache_dir):
-        if name.startswith(key) and name.endswith('.partial'):
+        if name.endswith('.partial'):
             shutil.rmtree(os.path.join(cache_dir, name), ignore_errors=True)
 
 
