@@ -11,7 +11,6 @@ import json
 import mmap
 import os
 import shutil
-import tempfile
 import time
 from typing import NamedTuple
 
@@ -139,7 +138,8 @@ def open_corpus(cache_dir, src_file, trg_file, src_vocab, trg_vocab, rules, thre
         if not os.path.isdir(folder):
             if alone:
                 _sweep(cache_dir)
-            partial = tempfile.mkdtemp(prefix=f'{key}.', suffix='.partial', dir=cache_dir)
+            partial = f'{folder}.{os.getpid()}.{time.time_ns()}.partial'
+            os.mkdir(partial)
             try:
                 _encode(partial, src_file, trg_file, src_vocab, trg_vocab, rules, threads, say)
                 os.rename(partial, folder)

@@ -221,10 +221,13 @@ class SentencePieceVocab(Vocab):
 
     def encode_flat(self, lines, threads=0):
         """As `Vocab.encode_flat`; lines are cut by several threads at once."""
-        if len(lines) == 1:
-            ids = [self._processor.encode(lines[0].strip())]
-        else:
-            ids = self._processor.encode([line.strip() for line in lines], num_threads=threads or os.cpu_count() or 1)
+        lines = [line.strip() for line in lines]
+        threads = threads or os.cpu_count() or 1
+        encode = self._processor.encode
+        try:
+            ids = [encode(lines[0])] if len(lines) == 1 else encode(lines, num_threads=threads)
+        except (RuntimeError, TypeError):  # half a surrogate pair, which a str can hold but no file
+            ids = encode([line.encode(errors='replace').decode() for line in lines], num_threads=threads)
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         return np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(lengths.sum())), lengths
 

@@ -56,6 +56,7 @@ class MadeVocabTest(unittest.TestCase):
             self.assertEqual(vocab.decode([]), '')
             self.assertEqual([len(ids) for ids in vocab.encode_lines(['', 'Mann', ''])][::2], [0, 0])
             self.assertEqual(vocab.encode_lines([]), [])
+            self.assertEqual(vocab.encode('Mann \ud800').tolist()[-1], vocab.unk_id)  # no file, but a str can hold it
 
     def test_lines_together_are_the_lines_one_by_one_on_any_number_of_threads(self):
         chance = seeds(self)
