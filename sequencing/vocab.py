@@ -227,7 +227,8 @@ class SentencePieceVocab(Vocab):
         try:
             ids = [encode(lines[0])] if len(lines) == 1 else encode(lines, num_threads=threads)
         except (RuntimeError, TypeError):  # half a surrogate pair, which a str can hold but no file
-            ids = encode([line.encode(errors='replace').decode() for line in lines], num_threads=threads)
+            whole = [line.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') for line in lines]
+            ids = encode(whole, num_threads=threads)
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         return np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(lengths.sum())), lengths
 
