@@ -289,9 +289,10 @@ def make_demo_data(seed=1, train=TRAIN_PAIRS, dev=DEV_PAIRS, test=TEST_PAIRS):
 def write_demo_data(folder, seed=1):
     """Writes `{train,dev,test}.{en,de}` into `folder`, which is made if it is not there."""
     os.makedirs(folder, exist_ok=True)
-    for part, pairs in make_demo_data(seed).items():
-        for side, language in enumerate(('en', 'de')):
-            write_lines(os.path.join(folder, f'{part}.{language}'), [pair[side] for pair in pairs])
+    corpus = make_demo_data(seed)
+    for part in ('train', 'dev', 'test'):  # `test.en` comes last: where it is, all are
+        for side, language in ((1, 'de'), (0, 'en')):
+            write_lines(os.path.join(folder, f'{part}.{language}'), [pair[side] for pair in corpus[part]])
 
 
 def main(argv=None):
