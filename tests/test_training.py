@@ -1,0 +1,170 @@
+"""Updates: accumulation, clipping, skipping; optimizer against Keras; losses against NumPy."""
+
+import types
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from build_model import build_model
+from sequencing.config import Config, RNNDecoderConfig, RNNEncoderConfig, Seq2SeqConfig, TrainConfig
+from sequencing.diagnosis import first_nonfinite
+from sequencing.losses import cross_entropy
+from sequencing.optimizers import FusedAdam, LearningRate, build_optimizer
+from sequencing.structures import Batch
+from sequencing.training import TrainingState, Updater, exchange_with_averages
+from tests.support import seeds
+
+VOCAB = types.SimpleNamespace(size=13, bos_id=2, eos_id=3, tokens=[str(i) for i in range(13)])
+
+
+def small_config(**train):
+    return Config(
+        model=Seq2SeqConfig(
+            embedding_size=6,
+            encoder=RNNEncoderConfig(state_size=8, dropout=0.0),
+            decoder=RNNDecoderConfig(state_size=7, attention_size=5, readout_size=9, dropout=0.0),
+        ),
+        train=TrainConfig(**{'optimizer': 'sgd', 'learning_rate': 0.1, **train}),
+    )
+
+
+def make_batch(random, sentences=8, longest=6):
+    lengths = random.integers(1, longest + 1, [2, sentences])
+    masks = np.arange(longest) < lengths[..., np.newaxis]
+    ids = np.where(masks, random.integers(3, 13, masks.shape), 0).astype('int32')
+    return Batch(ids[0], masks[0], ids[1], masks[1], np.arange(sentences))
+
+
+def part_of(batch, rows):
+    return Batch(*[tf.constant(field[rows]) for field in batch])
+
+
+class UpdateTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.random = np.random.default_rng(seeds(self).randrange(2**31))
+
+    def updater(self, config):
+        model = build_model(config, VOCAB, VOCAB)
+        optimizer = build_optimizer(config.train)
+        optimizer.build(model.trainable_variables)
+        state = TrainingState(4)
+        return model, optimizer, state, Updater(model, optimizer, state, config.train, 1)
+
+    def test_accumulated_parts_make_the_update_of_the_whole(self):
+        batches = [make_batch(self.random) for _ in range(3)]
+        whole, _, _, update_whole = self.updater(small_config())
+        parts, _, state, update_parts = self.updater(small_config(accumulate=4))
+        for batch in batches:
+            update_whole([part_of(batch, slice(None))])
+            update_parts([part_of(batch, slice(i, i + 2)) for i in range(0, 8, 2)])
+        self.assertEqual(int(state.step), 3)
+        for got, want in zip(parts.trainable_variables, whole.trainable_variables):
+            self.assertAllClose(got, want, atol=1e-6)
+
+    def test_long_gradients_are_clipped_to_the_norm_and_short_ones_left_alone(self):
+        batch = part_of(make_batch(self.random), slice(None))
+        for clip in (1e-3, 1e3):
+            model, _, state, update = self.updater(small_config(clip_norm=clip))
+            before = [v.numpy() for v in model.trainable_variables]
+            gradients, parts = update.gradients(batch, tf.constant(0, tf.int64))
+            gradients = [g.numpy() / float(parts.tokens) for g in gradients]
+            norm = np.sqrt(sum((g**2).sum() for g in gradients))
+            update([batch])
+            for variable, old, gradient in zip(model.trainable_variables, before, gradients):
+                self.assertAllClose(variable, old - 0.1 * gradient * min(1.0, clip / norm), atol=1e-6)
+            self.assertAllClose(state.take_totals().gradient_norm, norm, rtol=1e-4)
+
+    def test_a_nonfinite_update_is_skipped_counted_and_named(self):
+        batch = part_of(make_batch(self.random), slice(None))
+        model, _, state, update = self.updater(small_config())
+        update([batch])
+        readout = model.decoder.readout
+        readout.bias.assign(tf.fill([9], 1e38))
+        readout.kernel.assign(tf.fill(readout.kernel.shape, 1e38))  # finite itself, but not what it makes
+        before = [v.numpy() for v in model.trainable_variables]
+        original = readout.bias.numpy()
+        model.output.kernel.assign(tf.fill(model.output.kernel.shape, 3e38))
+        before = [v.numpy() for v in model.trainable_variables]
+        update([batch])
+        self.assertEqual(int(state.skipped_in_a_row), 1)
+        for got, want in zip(model.trainable_variables, before):
+            self.assertAllEqual(got, want)
+        self.assertAllEqual(readout.bias, original)
+        told = first_nonfinite(model, lambda: model.loss(batch))
+        self.assertRegex(told, '^(decoder.readout|output) is the first part')
+
+    def test_the_fused_update_is_that_of_keras(self):
+        for amsgrad, decay in ((False, None), (True, 0.03)):
+            start = [self.random.normal(size=s).astype('float32') for s in ([5, 3], [7])]
+            results = []
+            for kind in (FusedAdam, keras.optimizers.Adam):
+                variables = [tf.Variable(s) for s in start]
+                optimizer = kind(0.01, weight_decay=decay, amsgrad=amsgrad, beta_1=0.8, beta_2=0.95)
+                optimizer.build(variables)
+                random = np.random.default_rng(7)
+                for _ in range(5):
+                    gradients = [tf.constant(random.normal(size=v.shape), tf.float32) for v in variables]
+                    optimizer.apply(gradients, variables)
+                results.append([v.numpy() for v in variables])
+            for got, want in zip(*results):
+                self.assertAllClose(got, want, atol=1e-6)
+
+    def test_learning_rates_follow_their_formulas(self):
+        common = {'learning_rate': 0.5, 'warmup_steps': 4, 'max_steps': 24}
+        for schedule, want in (
+            ('constant', {0: 0.125, 3: 0.5, 4: 0.5, 20: 0.5}),
+            ('inverse_sqrt', {1: 0.25, 4: 0.5, 16: 0.25}),
+            ('cosine', {4: 0.5, 14: 0.25, 24: 0.0}),
+            ('exponential', {4: 0.5, 14: 0.5 * 0.1**0.5, 24: 0.05}),
+        ):
+            rate = LearningRate(TrainConfig(schedule=schedule, **common))
+            for step, value in want.items():
+                self.assertAllClose(rate(step), value, atol=1e-6, msg=f'{schedule} at {step}')
+
+    def test_exchanging_with_averages_twice_changes_nothing(self):
+        batch = part_of(make_batch(self.random), slice(None))
+        model, optimizer, _, update = self.updater(small_config(optimizer='adam', ema=0.5))
+        for _ in range(2):
+            update([batch])
+        weights = [v.numpy() for v in model.trainable_variables]
+        exchange_with_averages(optimizer, model.trainable_variables)
+        self.assertNotAllClose(model.trainable_variables[0], weights[0])
+        exchange_with_averages(optimizer, model.trainable_variables)
+        for got, want in zip(model.trainable_variables, weights):
+            self.assertAllEqual(got, want)
+
+    def test_cross_entropy_is_that_of_plain_numpy(self):
+        logits = self.random.normal(size=[6, 9]).astype('float32') * 3
+        targets = self.random.integers(0, 9, 6).astype('int32')
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        for smoothing in (0.0, 0.1):
+            with tf.GradientTape() as tape:
+                x = tf.constant(logits)
+                tape.watch(x)
+                smoothed, nll = cross_entropy(x, targets, smoothing)
+            want = np.full([6, 9], smoothing / 9)
+            want[np.arange(6), targets] += 1 - smoothing
+            self.assertAllClose(nll, -log_probs[np.arange(6), targets], atol=1e-5)
+            self.assertAllClose(smoothed, -(want * log_probs).sum(-1), atol=1e-5)
+            self.assertAllClose(tape.gradient(smoothed, x), np.exp(log_probs) - want, atol=1e-5)
+
+    def test_scheduled_sampling_at_rate_one_is_the_training_loss(self):
+        from sequencing.dynamic_decode import dynamic_decode
+        from sequencing.feedback import TrainingFeedBack
+
+        batch = part_of(make_batch(self.random), slice(None))
+        model, _, _, _ = self.updater(small_config())
+        memory, state = model.start(batch.src_ids, batch.src_mask, 1, 10)
+        losses = []
+        for rate in (1.0, 0.0):
+            feedback = TrainingFeedBack(batch.trg_ids, batch.trg_mask, 2, rate, tf.constant([3, 4]), batch.index)
+            losses.append(dynamic_decode(model, feedback, state, memory))
+        self.assertAllClose(losses[0].nll, model.loss(batch).nll, rtol=1e-5)
+        self.assertEqual(float(losses[0].tokens), float(model.loss(batch).tokens))
+        self.assertNotAllClose(losses[1].nll, losses[0].nll)
+
+
+if __name__ == '__main__':
+    tf.test.main()
