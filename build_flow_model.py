@@ -43,6 +43,7 @@ def build_flow_model(config, src_vocab, trg_vocab, dtype=tf.float32):
         tie_output=model.tie_output,
         dtype=dtype,
         label_smoothing=config.train.label_smoothing,
+        any_token=model.any_token,
     )
 
 

@@ -113,7 +113,7 @@ class FlowPriorConfig:
     """The prior over latents: a multi-level Glow-style flow that looks at the source."""
 
     kind: str = option('flow', 'kind of prior', choices=('flow',))
-    steps: tuple[int, ...] = option((4, 4, 2), 'steps of each level', at_least=1)
+    steps: tuple[int, ...] = option((4, 4, 2), 'steps of each level', at_least=0)
     factors: tuple[int, ...] = option((2, 2), 'one part in how many of the channels is done after a level; one for '
                                       'each level but the last', at_least=2)  # fmt: skip
     coupling: str = option(
@@ -171,6 +171,8 @@ class FlowSeqConfig:
         FlowTransformerDecoderConfig, 'writes the target from latents and source')  # fmt: skip
     length: Union[SoftmaxLengthConfig, LogisticLengthConfig] = option(SoftmaxLengthConfig, 'predicts the length')
     prior: Union[FlowPriorConfig, GaussianPriorConfig] = option(FlowPriorConfig, 'over latents')
+    any_token: bool = option(False, 'let padding and unknown be chosen in decoding, as the published code does, to '
+                             'compare with it')  # fmt: skip
 
     @property
     def length_unit(self):
@@ -202,20 +204,20 @@ class FlowSeqConfig:
 
     def _flow_problems(self):
         prior, size = self.prior, self.latent_size
+        if size % 2:
+            yield 'latent_size', f'is halved by couplings and has to be even; got {size}.'
+            return
         for i in range(len(prior.steps)):
-            if size % 2:
-                yield 'prior.factors', f'leave level {i} with {size} channels; couplings need an even number.'
-                return
-            sizes = [size // 2] + ([size] if i < len(prior.steps) - 1 else [])
+            sizes = [size // 2] + ([size] if i < len(prior.factors) else [])
             if i < len(prior.factors):
                 if prior.factors[i] > size:
                     yield 'prior.factors', f'cannot split {size} channels by {prior.factors[i]}.'
                     return
-                keep = size - size // prior.factors[i]
-                sizes.append(keep)
-                size = 2 * keep
+                sizes.append(size - size // prior.factors[i])
+                size = 2 * sizes[-1]
             if prior.coupling == 'self_attention' and any(n % prior.heads for n in sizes):
-                yield 'prior.heads', f'has to divide the conditioning sizes {sizes} of level {i}; got {prior.heads}.'
+                yield ('prior.heads', f'has to divide the conditioning sizes {sizes} of level {i}; got '
+                       f'{prior.heads}.')  # fmt: skip
                 return
         if prior.coupling == 'recurrent' and prior.hidden_size % 2:
             yield 'prior.hidden_size', f'is halved between two directions and has to be even; got {prior.hidden_size}.'

@@ -50,11 +50,12 @@ class FlowSeq(tf.Module):
       tie_output: score tokens with the target embedding.
       dtype: of the arithmetic; latents and what the flow does to them stay float32.
       label_smoothing: of the reconstruction loss.
+      any_token: let PAD and UNK be chosen in decoding, as the published implementation does.
     """
 
     def __init__(self, src_embedding, trg_embedding, encoder, posterior, decoder, length_predictor, prior, latent_size,
                  trg_vocab_size, pad_id, unk_id, eos_id, tie_output=False, dtype=tf.float32, label_smoothing=0.0,
-                 name='flowseq'):  # fmt: skip
+                 any_token=False, name='flowseq'):  # fmt: skip
         super().__init__(name=name)
         self.src_embedding, self.trg_embedding = src_embedding, trg_embedding
         self.encoder, self.posterior, self.decoder = encoder, posterior, decoder
@@ -62,6 +63,7 @@ class FlowSeq(tf.Module):
         self.latent_size, self.vocab_size = latent_size, trg_vocab_size
         self.pad_id, self.unk_id, self.eos_id = pad_id, unk_id, eos_id
         self.dtype, self.label_smoothing, self.tie_output = dtype, label_smoothing, tie_output
+        self.any_token = any_token
         with self.name_scope:
             self.output_bias = tf.Variable(tf.zeros([trg_vocab_size]), name='output_bias')
             if not tie_output:
@@ -124,7 +126,7 @@ class FlowSeq(tf.Module):
 
     def cross_entropies(self, z, trg_ids, rows, source, seed=None):
         """-log p(y | z, x), smoothed and plain, each `[B]` in nats; z is flat, `trg_ids` `[B, T]`."""
-        real = tf.reshape(tf.where(rows.real[:, 0]), [-1])
+        real = tf.reshape(tf.cast(tf.where(rows.real[:, 0]), tf.int32), [-1])
         targets = tf.gather(tf.reshape(trg_ids, [-1]), real)
         smoothed, nll = cross_entropy(self.logits(z, rows, source, seed, real), targets, self.label_smoothing)
         return [tf.math.unsorted_segment_sum(x, real // rows.time, rows.batch) for x in (smoothed, nll)]

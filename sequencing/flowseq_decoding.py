@@ -7,7 +7,8 @@
     npd, mbr  the candidates of iw, to be ranked outside by another model's score, or by how well they agree
 
 Noise is keyed by (seed, source, length, number of the sample, position): a sentence gets the same in any batch. PAD and
-UNK are never chosen. What follows the first EOS is EOS, and the `score` is that of this output.
+UNK are never chosen (unless the model is told to choose as the published one does). What follows the first EOS is EOS,
+and the `score` is that of this output.
 """
 
 import math
@@ -32,6 +33,7 @@ class FlowHypotheses(NamedTuple):
     truncated: tf.Tensor  # [B, W] bool, True where the length limit cut the output
     attention: tf.Tensor  # [B, W, T, 0] float32
     length_log_probs: tf.Tensor  # [B, W] float32, log p(T | x) of the candidate's length
+    spans: tf.Tensor  # [B, W] int32, that length: the output with its EOS filling
     candidates: tf.Tensor  # [B] int32, how many candidates there were to choose from
 
 
@@ -59,7 +61,7 @@ def translate(model, src_ids, src_mask, limits, options):
     keys = noise.source_hash(src_ids, src_mask)
     if options.decode == 'argmax':
         found = argmax(model, encoded, keys, options.tau, options.ntr, options.seed)
-        count, ranks = options.ntr, found.scores
+        count, ranks = options.ntr if options.tau else 1, found.scores
     else:
         zero_first = options.decode != 'sample'
         found = candidates(model, encoded, keys, options.nlen, options.ntr, options.tau, options.seed, zero_first)
@@ -74,10 +76,8 @@ def translate(model, src_ids, src_mask, limits, options):
 
 def _best_first(model, found, ranks, limits, possible, count):
     ranks, order = tf.math.top_k(ranks, ranks.shape[1])
-    ids, scores, length_log_probs = [
-        tf.gather(x, order, batch_dims=1) for x in (found.ids, found.scores, found.length_log_probs)
-    ]
-    inside = (ids != model.eos_id) & (ids != model.pad_id)
+    ids, spans, scores, length_log_probs = [tf.gather(x, order, batch_dims=1) for x in found]
+    inside = (ids != model.eos_id) & tf.sequence_mask(spans, tf.shape(ids)[2])
     lengths = tf.reduce_sum(tf.cast(tf.math.cumprod(tf.cast(inside, tf.int32), axis=2), tf.int32), axis=2)
     kept = tf.minimum(lengths, limits[:, tf.newaxis])
     ids = tf.where(tf.range(tf.shape(ids)[2]) < kept[:, :, tf.newaxis], ids, model.pad_id)
@@ -90,6 +90,7 @@ def _best_first(model, found, ranks, limits, possible, count):
         truncated=lengths > kept,
         attention=tf.zeros(tf.concat([tf.shape(ids), [0]], axis=0)),
         length_log_probs=length_log_probs,
+        spans=spans,
         candidates=tf.reduce_sum(tf.cast(possible, tf.int32), axis=1) * distinct,
     )
 
@@ -160,19 +161,18 @@ def generate(model, encoded, rows, draws):
     return rows.flat(z), density
 
 
-def decode(model, encoded, z, rows, allow_all=False, keep_tail=False):
+def decode(model, encoded, z, rows, keep_tail=False):
     """The likeliest tokens for given latents.
 
     Args:
       z: flat latents; rows: their `Rows`.
-      allow_all: let PAD and UNK be chosen too; keep_tail: leave what follows the first EOS as it is. Both as in the
-        published implementation.
+      keep_tail: leave what follows the first EOS as it is, as in the published implementation.
     Returns:
       ids `[N, T]` int32, PAD at padding, and log p(y | z, x) of these, `[N]`.
     """
     logits = model.logits(z, rows, model.prepared_decoder(encoded))
     normaliser = tf.reduce_logsumexp(logits, axis=1)
-    if not allow_all:
+    if not model.any_token:
         barred = tf.one_hot([model.pad_id, model.unk_id], model.vocab_size, on_value=-math.inf, off_value=0.0)
         ids = tf.argmax(logits + tf.reduce_min(barred, axis=0), axis=1, output_type=tf.int32)
     else:
@@ -193,6 +193,27 @@ def _as_candidates(model, ids, scores, rows, length_log_probs):
         scores=tf.reshape(scores, [-1, count]),
         length_log_probs=length_log_probs,
     )
+
+
+def score(model, src_ids, src_mask, trg_ids, trg_mask, options):
+    """What decoding would report as `scores` for given targets, one for each source, `[B]` in nats.
+
+    Args:
+      trg_ids, trg_mask: `[B, T]`, filled with EOS to a multiple of the length unit (to the `spans` of a hypothesis).
+      options: `DecodeOptions`: for `iw` the weighted estimate with its `iw_k` and `seed`; else log p(y | z, x) with the
+        latent of zero noise.
+    """
+    encoded = model.encode(src_ids, src_mask)
+    rows = Rows(trg_mask)
+    spans = rows.counts(tf.int32)
+    if options.decode != 'iw':
+        z, _ = generate(model, encoded, rows, tf.zeros([rows.batch * rows.time, model.latent_size]))
+        return -model.cross_entropies(z, trg_ids, rows, model.prepared_decoder(encoded))[1]
+    lengths, log_probs = _lengths(model, encoded, 2 * model.length_predictor.reach + 1)
+    length_log_probs = tf.reduce_max(tf.where(lengths == spans[:, tf.newaxis], log_probs, -math.inf), axis=1)
+    given = Candidates(trg_ids[:, tf.newaxis], spans[:, tf.newaxis], None, length_log_probs[:, tf.newaxis])
+    keys = noise.source_hash(src_ids, src_mask)
+    return weighted_scores(model, encoded, keys, given, options.iw_k, options.seed)[:, 0]
 
 
 def weighted_scores(model, encoded, keys, found, samples, seed):

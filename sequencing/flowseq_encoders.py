@@ -61,4 +61,5 @@ class RecurrentEncoder(tf.Module):
 def last_state(x, rows):
     """Flat `[B * S, D]` to each sentence's row at its last real step, `[B, D]`: that of EOS."""
     last = tf.maximum(rows.counts(tf.int32) - 1, 0)
+    x = tf.pad(x, [[0, 1], [0, 0]])  # a row of zeros for a source without any step
     return tf.gather(x, last + rows.time * tf.range(rows.batch))

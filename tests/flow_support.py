@@ -114,3 +114,57 @@ def arrays_below(arrays, prefix):
 def json_array(array):
     """What a uint8 array of JSON text says."""
     return json.loads(bytes(array).decode())
+
+
+def tiny_flow_model(random, model=None, train=None, tokens=23):
+    """A small `FlowSeq` with every weight moved, its `Config` and vocabulary.
+
+    Args:
+      model: dict of fields of `FlowSeqConfig` that differ from a tiny one; train: dict of fields of `TrainConfig`.
+    """
+    from build_model import build_model
+    from sequencing.config import Config, DataConfig, TrainConfig
+    from sequencing.flow_config import (
+        FlowPriorConfig,
+        FlowSeqConfig,
+        FlowTransformerDecoderConfig,
+        FlowTransformerEncoderConfig,
+        FlowTransformerPosteriorConfig,
+        SoftmaxLengthConfig,
+    )
+    from sequencing.vocab import Vocab
+
+    parts = dict(
+        embedding_size=8,
+        latent_size=8,
+        hidden_size=10,
+        encoder=FlowTransformerEncoderConfig(layers=1, heads=2),
+        posterior=FlowTransformerPosteriorConfig(layers=1, heads=2),
+        decoder=FlowTransformerDecoderConfig(layers=1, heads=2),
+        length=SoftmaxLengthConfig(reach=5),
+        prior=FlowPriorConfig(steps=(0, 0), factors=(2,), hidden_size=6, heads=2),
+    )
+    config = Config(
+        data=DataConfig(joint_vocab=bool((model or {}).get('share_embeddings'))),
+        model=FlowSeqConfig(**{**parts, **(model or {})}),
+        train=TrainConfig(**(train or {})),
+        seed=random.randrange(2**31),
+    )
+    vocab = Vocab([f'w{i}' for i in range(tokens)])
+    built = build_model(config, vocab, vocab)
+    disturb(built, random, 0.2)
+    return built, config, vocab
+
+
+def random_batch(random, vocab, batch=4, unit=2, src_longest=7, trg_units=3):
+    """A `Batch` of random sentences, targets ending in EOS and filled to multiples of `unit`."""
+    from sequencing.structures import Batch
+
+    sides = []
+    for longest, step in ((src_longest, 1), (unit * trg_units, unit)):
+        mask = lengths_and_mask(random, batch, step, longest // step).numpy()
+        ids = np.array([[random.randrange(4, vocab.size) for _ in range(longest)] for _ in range(batch)], np.int32)
+        lengths = mask.sum(axis=1)
+        ids[np.arange(batch), lengths - 1] = vocab.eos_id
+        sides += [tf.constant(np.where(mask, ids, vocab.pad_id)), tf.constant(mask)]
+    return Batch(*sides, tf.constant([random.randrange(10**6) for _ in range(batch)], tf.int64))

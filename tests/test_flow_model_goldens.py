@@ -151,7 +151,7 @@ class ModelGoldensTest(tf.test.TestCase):
         z = self.rows.flat(tf.constant(self.arrays['dec/z_in']))
         logits = self.model.logits(z, self.rows, self.source)
         self.check(logits, 'dec/logits', where=self.rows.mask.numpy())
-        ids, scores = flowseq_decoding.decode(self.model, self.encoded, z, self.rows, allow_all=True, keep_tail=True)
+        ids, scores = flowseq_decoding.decode(self.model, self.encoded, z, self.rows, keep_tail=True)
         self.check_ids(ids, 'dec/ids')
         self.check(scores, 'dec/logprob')
         smoothed, plain = self.model.cross_entropies(z, self.batch.trg_ids, self.rows, self.source)

@@ -27,6 +27,8 @@ def define_flags(flags):
     absl.DEFINE_string('model_dir', '', 'folder to write the model to; must not exist, or be empty', flag_values=flags)
     absl.DEFINE_enum('subword', None, list(SUBWORDS), 'how tokens become text; by default seen by @@ or U+2581 in '
                      'the vocabulary', flag_values=flags)  # fmt: skip
+    absl.DEFINE_bool('any_token', False, 'let padding and unknown be chosen in decoding, as the published code does',
+                     flag_values=flags)  # fmt: skip
 
 
 def main(argv=None):
@@ -35,13 +37,13 @@ def main(argv=None):
 
 def run(flags):
     cli.require(flags, 'checkpoint', 'model_dir')
-    model, config = import_checkpoint(flags.checkpoint, flags.model_dir, flags.subword)
+    model, config = import_checkpoint(flags.checkpoint, flags.model_dir, flags.subword, flags.any_token)
     count = sum(int(v.shape.num_elements()) for v in model.trainable_variables)
     print(f'{flags.model_dir}: {count:,} parameters, {config.data.src_lang} to {config.data.trg_lang}, '
           f'lengths in multiples of {config.model.length_unit}')  # fmt: skip
 
 
-def import_checkpoint(checkpoint, model_dir, subword=None):
+def import_checkpoint(checkpoint, model_dir, subword=None, any_token=False):
     """Reads a checkpoint folder, writes a model folder, and returns the model and its `Config`.
 
     Raises:
@@ -58,7 +60,7 @@ def import_checkpoint(checkpoint, model_dir, subword=None):
         raise UserError(f'--model_dir {model_dir} is not empty: give a folder that does not exist yet.')
     theirs = _read_json(os.path.join(checkpoint, 'config.json'))
     vocabs = read_vocabs(checkpoint, theirs, subword)
-    config = config_of(theirs, os.path.join(checkpoint, 'config.json'), joint=len(vocabs) == 1)
+    config = config_of(theirs, os.path.join(checkpoint, 'config.json'), joint=len(vocabs) == 1, any_token=any_token)
     path = _existing(os.path.join(checkpoint, 'model.pt'))
     weights = read_torch_file(path)
     if not isinstance(weights, dict) or not isinstance(weights.get('core'), dict):
@@ -94,7 +96,7 @@ def read_vocabs(checkpoint, theirs, subword=None):
     return vocabs[:1] if vocabs[0].tokens == vocabs[1].tokens else vocabs
 
 
-def config_of(theirs, source, joint):
+def config_of(theirs, source, joint, any_token=False):
     """Our `Config` for the published configuration `theirs` (a dict), read from the file `source`."""
     from sequencing.config import Config, DataConfig, DecodeConfig, TrainConfig, VocabConfig
     from sequencing.flow_config import FlowSeqConfig
@@ -115,7 +117,7 @@ def config_of(theirs, source, joint):
             posterior=_posterior(get('posterior'), f'{source}: posterior'),
             decoder=_decoder(get('decoder'), f'{source}: decoder'),
             length=_length(_get(get('prior'), 'length_predictor', source), f'{source}: length_predictor'),
-            prior=_prior(_get(get('prior'), 'flow', source), f'{source}: flow'),
+            prior=_prior(_get(get('prior'), 'flow', source), f'{source}: flow'), any_token=any_token,
         ),
         train=TrainConfig(label_smoothing=float(get('decoder').get('label_smoothing', 0.0))),
         decode=DecodeConfig(mode='argmax', validation_mode='argmax'),

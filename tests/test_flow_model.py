@@ -1,0 +1,399 @@
+"""What a FlowSeq model promises: batches, scores, losses, decoding modes; on tiny models with random weights."""
+
+import dataclasses
+import math
+import unittest
+
+import numpy as np
+import tensorflow as tf
+
+from sequencing import flowseq_decoding
+from sequencing.blocks import Rows, position_signal
+from sequencing.decode_options import DecodeOptions
+from sequencing.flow_config import (
+    FlowPriorConfig,
+    FlowRNNDecoderConfig,
+    FlowRNNEncoderConfig,
+    FlowRNNPosteriorConfig,
+    FlowSeqConfig,
+    GaussianPriorConfig,
+    LogisticLengthConfig,
+)
+from sequencing.flowseq import FULL, RECONSTRUCTION
+from sequencing.length_predictors import LogisticLength, SoftmaxLength
+from sequencing.options import ConfigError, check
+from tests.flow_support import random_batch, random_normal, tiny_flow_model
+from tests.support import seeds
+
+RECURRENT = dict(
+    embedding_size=6,
+    encoder=FlowRNNEncoderConfig(layers=1, cell='gru'),
+    posterior=FlowRNNPosteriorConfig(shifted=True, bidirectional=False),
+    decoder=FlowRNNDecoderConfig(layers=1, cell='rnn'),
+    length=LogisticLengthConfig(reach=5, mixtures=2),
+    prior=FlowPriorConfig(steps=(0, 0), factors=(2,), hidden_size=6, coupling='recurrent', cell='gru'),
+)
+SIMPLE = dict(
+    posterior=FlowRNNPosteriorConfig(attention=False),
+    decoder=FlowRNNDecoderConfig(layers=0),
+    prior=GaussianPriorConfig(hidden_size=6, heads=2, length_unit=3),
+    tie_output=True,
+    share_embeddings=True,
+)
+MODELS = {'transformer': {}, 'recurrent': RECURRENT, 'simple': SIMPLE}
+
+
+class FlowModelCase(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.random = seeds(self)
+
+    def model(self, name='transformer', **train):
+        return tiny_flow_model(self.random, MODELS[name], train)
+
+    def translate(self, model, batch, **options):
+        limits = tf.fill(tf.shape(batch.src_ids)[:1], 100)
+        return model.translate(batch.src_ids, batch.src_mask, limits, DecodeOptions(**options))
+
+    def translator(self, model, **options):
+        """The same for any shape, traced once."""
+        request = DecodeOptions(**options)
+        return tf.function(
+            lambda ids, mask: model.translate(ids, mask, tf.fill(tf.shape(ids)[:1], 100), request),
+            input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.bool)],
+            autograph=False,
+        )
+
+
+class LossTest(FlowModelCase):
+    def test_no_sentence_depends_on_the_others_or_on_padding(self):
+        for name in MODELS:
+            for phase in (RECONSTRUCTION, FULL):
+                with self.subTest(model=name, phase=phase):
+                    model, config, vocab = self.model(name)
+                    unit = config.model.length_unit
+                    batch = random_batch(self.random, vocab, unit=unit)
+                    whole = model.loss(batch, phase=phase, kl_weight=0.3)
+                    parts = []
+                    for i in range(4):
+                        src, trg = [int(mask[i].numpy().sum()) for mask in (batch.src_mask, batch.trg_mask)]
+                        one = [batch.src_ids[i : i + 1, :src], batch.src_mask[i : i + 1, :src],
+                               batch.trg_ids[i : i + 1, :trg], batch.trg_mask[i : i + 1, :trg]]  # fmt: skip
+                        parts.append(model.loss(batch._replace(
+                            src_ids=one[0], src_mask=one[1], trg_ids=one[2], trg_mask=one[3],
+                            index=batch.index[i : i + 1]), phase=phase, kl_weight=0.3))  # fmt: skip
+                    for field in whole._fields:
+                        total = sum(float(getattr(part, field)) for part in parts)
+                        self.assertAllClose(getattr(whole, field), total, 1e-4, 1e-4, msg=field)
+
+    def test_sentences_that_fill_up_a_batch_add_nothing(self):
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab)
+        filled = batch._replace(
+            **{
+                name: tf.pad(getattr(batch, name), [[0, 2], [0, 0]])
+                for name in ('src_ids', 'src_mask', 'trg_ids', 'trg_mask')
+            },
+            index=tf.pad(batch.index, [[0, 2]]),
+        )
+        for phase in (RECONSTRUCTION, FULL):
+            for got, want in zip(model.loss(filled, phase=phase), model.loss(batch, phase=phase)):
+                self.assertAllClose(got, want, 1e-5, 1e-5)
+
+    def test_gradients_reach_what_they_should(self):
+        for name in MODELS:
+            model, config, vocab = self.model(name)
+            batch = random_batch(self.random, vocab, unit=config.model.length_unit)
+            prior = {id(v) for v in model.prior.trainable_variables}
+            noise_free = {id(v) for v in model.posterior.log_variance.trainable_variables}
+            for phase in (RECONSTRUCTION, FULL):
+                with tf.GradientTape() as tape:
+                    loss = model.loss(batch, seed=[1, 2], phase=phase).loss
+                gradients = tape.gradient(loss, model.trainable_variables)
+                for variable, gradient in zip(model.trainable_variables, gradients):
+                    untouched = phase == RECONSTRUCTION and id(variable) in prior | noise_free
+                    self.assertEqual(gradient is None, untouched, variable.name)
+                    if gradient is not None:
+                        self.assertTrue(np.isfinite(tf.convert_to_tensor(gradient)).all(), variable.name)
+
+    def test_noise_and_dropout_follow_the_seed(self):
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab)
+        losses = [float(model.loss(batch, seed=seed).loss) for seed in ([1, 2], [1, 2], [1, 3], [2, 2])]
+        self.assertEqual(losses[0], losses[1])
+        self.assertEqual(len(set(losses)), 3)
+
+    def test_samples_are_averaged(self):
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab)
+        draws = random_normal(self.random, [4, 3, 6, 8], tf.float32)
+        together = model.loss(batch, samples=3, draws=draws)
+        alone = [model.loss(batch, draws=draws[:, i : i + 1]) for i in range(3)]
+        for field in ('loss', 'kl', 'reconstruction'):
+            mean = np.mean([float(getattr(loss, field)) for loss in alone])
+            self.assertAllClose(getattr(together, field), mean, 1e-4, 1e-4)
+
+    def test_lengths_out_of_reach_are_counted(self):
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab, src_longest=2, trg_units=6)
+        src = batch.src_mask.numpy().sum(axis=1)
+        trg = batch.trg_mask.numpy().sum(axis=1)
+        wanted = sum(max(t - s, s - t) > 5 for s, t in zip(src.tolist(), trg.tolist()))
+        self.assertEqual(int(model.loss(batch).out_of_reach), wanted)
+        self.assertTrue(np.isfinite(float(model.loss(batch).length)))
+
+    def test_initialisation_from_data(self):
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab, batch=16)
+        model.initialise(batch, [1, 2], RECONSTRUCTION)
+        model.initialise(batch, [1, 2], FULL)
+        encoded = model.encode(batch.src_ids, batch.src_mask)
+        rows = Rows(batch.trg_mask)
+        for end in model.posterior_ends(batch.trg_ids, rows, model.prepared_posterior(encoded)):
+            real = end.numpy()[rows.real.numpy()[:, 0]]
+            self.assertAllClose(real.mean(axis=0), np.zeros(8), atol=1e-4)
+            self.assertAllClose(real.std(axis=0, ddof=1), np.full(8, 0.05), atol=1e-3)
+
+    def test_mixed_precision_stays_close(self):
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab)
+        want = model.loss(batch)
+        model.dtype = tf.bfloat16
+        got = model.loss(batch)
+        self.assertAllClose(got.nll, want.nll, rtol=0.05)
+        self.assertEqual(got.loss.dtype, tf.float32)
+
+
+class DecodingTest(FlowModelCase):
+    requests = (
+        dict(decode='argmax'),
+        dict(decode='argmax', tau=0.7, ntr=3),
+        dict(decode='iw', nlen=2, ntr=2, iw_k=3, tau=0.6),
+        dict(decode='sample', ntr=2, tau=1.0),
+    )
+
+    def test_batch_and_single_agree_in_one_trace(self):
+        for name in MODELS:
+            model, _, vocab = self.model(name)
+            batch = random_batch(self.random, vocab)
+            for options in self.requests:
+                with self.subTest(model=name, **options):
+                    translate = self.translator(model, **options)
+                    whole = translate(batch.src_ids, batch.src_mask)
+                    for i in range(4):
+                        length = int(batch.src_mask[i].numpy().sum())
+                        alone = translate(batch.src_ids[i : i + 1, :length], batch.src_mask[i : i + 1, :length])
+                        finite = np.isfinite(alone.scores[0])
+                        self.assertAllClose(whole.scores[i], alone.scores[0], 1e-4, 1e-4)
+                        width = alone.ids.shape[2]
+                        self.assertAllEqual(whole.ids[i, :, :width][finite], alone.ids[0][finite])
+                        self.assertAllEqual(whole.lengths[i][finite], alone.lengths[0][finite])
+
+    def test_the_score_is_the_scorers(self):
+        for name in MODELS:
+            model, _, vocab = self.model(name)
+            batch = random_batch(self.random, vocab)
+            for options in (dict(decode='argmax'), dict(decode='iw', nlen=2, ntr=2, iw_k=3, tau=0.6)):
+                with self.subTest(model=name, **options):
+                    found = self.translate(model, batch, **options)
+                    ids, mask = self.filled(found, 0, vocab)
+                    got = flowseq_decoding.score(
+                        model, batch.src_ids, batch.src_mask, ids, mask, DecodeOptions(**options)
+                    )
+                    self.assertAllClose(got, found.scores[:, 0], 1e-5, 1e-5)
+
+    def filled(self, found, place, vocab):
+        """The outputs with their EOS filling, as a scorer reads them."""
+        spans, lengths = found.spans[:, place], found.lengths[:, place]
+        steps = tf.range(tf.reduce_max(spans))
+        ids = found.ids[:, place, : tf.size(steps)]
+        mask = steps < spans[:, tf.newaxis]
+        ids = tf.where(steps < lengths[:, tf.newaxis], ids, tf.where(mask, vocab.eos_id, vocab.pad_id))
+        return ids, mask
+
+    def test_a_sample_without_noise_is_the_argmax(self):
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab)
+        want = self.translate(model, batch, decode='argmax')
+        got = self.translate(model, batch, decode='sample', nlen=1, ntr=1, tau=0.0)
+        for name in ('ids', 'lengths', 'scores', 'length_log_probs'):
+            self.assertAllEqual(getattr(got, name), getattr(want, name))
+
+    def test_the_noise_free_candidate_is_among_those_of_iw(self):
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab)
+        best = self.translate(model, batch, decode='argmax')
+        found = self.translate(model, batch, decode='npd', nlen=1, ntr=4, tau=1.0)
+        for i in range(4):
+            scores = found.scores[i].numpy()
+            self.assertLess(np.min(np.abs(scores - float(best.scores[i, 0]))), 1e-4)
+        noisy = self.translate(model, batch, decode='sample', nlen=1, ntr=4, tau=1.0)
+        self.assertNotAllClose(np.sort(noisy.scores), np.sort(found.scores))
+
+    def test_likelier_latents_win_in_noisy_argmax(self):
+        """The density that ranks samples is the one that the other direction computes."""
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab)
+        encoded = model.encode(batch.src_ids, batch.src_mask)
+        rows = Rows(batch.trg_mask)
+        noise = rows.only_real(random_normal(self.random, [24, 8], tf.float32))
+        z, density = flowseq_decoding.generate(model, encoded, rows, noise)
+        other = model.prior_log_prob(z, rows, model.prepared_prior(encoded))
+        self.assertAllClose(density, other, 1e-4, 1e-4)
+
+    def test_the_bound_rises_with_more_samples(self):
+        """In expectation (Burda et al., 2016): mean over many noises, within a few standard errors."""
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab, batch=2)
+        encoded = model.encode(batch.src_ids, batch.src_mask)
+        rows = Rows(batch.trg_mask)
+        draws = random_normal(self.random, [2, 512, rows.time, 8], tf.float32)
+        weights = flowseq_decoding.importance_weights(model, encoded, batch.trg_ids, rows, draws)
+        bounds = []
+        for count in (1, 4, 32):
+            groups = tf.reshape(weights, [2, -1, count])
+            bounds.append(tf.reduce_logsumexp(groups, axis=2).numpy().mean(axis=1) - math.log(count))
+        self.assertTrue((bounds[0] < bounds[1]).all() and (bounds[1] < bounds[2]).all(), bounds)
+
+    def test_importance_weights_share_the_source(self):
+        model, _, vocab = self.model('recurrent')
+        batch = random_batch(self.random, vocab, batch=6)
+        two = model.encode(batch.src_ids[:2], batch.src_mask[:2])
+        six = model.encode(tf.repeat(batch.src_ids[:2], 3, axis=0), tf.repeat(batch.src_mask[:2], 3, axis=0))
+        rows = Rows(batch.trg_mask)
+        draws = random_normal(self.random, [6, 2, rows.time, 8], tf.float32)
+        shared, repeated = [
+            flowseq_decoding.importance_weights(model, encoded, batch.trg_ids, rows, draws) for encoded in (two, six)
+        ]
+        self.assertAllClose(shared, repeated, 1e-4, 1e-4)
+
+    def test_more_lengths_than_there_are(self):
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab)
+        found = self.translate(model, batch, decode='sample', nlen=40, ntr=2, tau=0.5)
+        self.assertEqual(found.ids.shape[1], 80)
+        for i in range(4):
+            source = int(batch.src_mask[i].numpy().sum())
+            possible = [n for n in range(1, source + 6) if n % 2 == 0 and n >= source - 5]
+            self.assertEqual(int(found.candidates[i]), 2 * len(possible))
+            self.assertEqual(int(np.isfinite(found.scores[i]).sum()), 2 * len(possible))
+            self.assertEqual(set(found.spans[i, : 2 * len(possible)].numpy()), set(possible))
+
+    def test_sources_nobody_expects(self):
+        model, _, vocab = self.model()
+        for ids in ([[vocab.eos_id]], [[5] * 300 + [vocab.eos_id]], [[vocab.unk_id, vocab.eos_id]]):
+            src = tf.constant(ids)
+            for decode in flowseq_decoding.MODES:
+                options = DecodeOptions(decode=decode, nlen=2, ntr=2, tau=0.5)
+                found = model.translate(src, tf.ones_like(src, tf.bool), tf.constant([9]), options)
+                self.assertTrue(np.isfinite(found.scores[:, 0]).all())
+                self.assertLessEqual(int(found.lengths[0, 0]), 9)
+                self.assertEqual(bool(found.truncated[0, 0]), int(found.lengths[0, 0]) == 9 and len(ids[0]) > 9)
+        empty = model.translate(
+            tf.zeros([1, 0], tf.int32), tf.zeros([1, 0], tf.bool), tf.constant([9]), DecodeOptions(decode='argmax')
+        )
+        self.assertTrue(np.isfinite(empty.scores).all())
+
+    def test_pad_and_unknown_are_never_chosen_unless_asked(self):
+        model, _, vocab = self.model()
+        model.output_bias.assign(tf.tensor_scatter_nd_update(model.output_bias, [[0], [1]], [50.0, 60.0]))
+        batch = random_batch(self.random, vocab)
+        found = self.translate(model, batch, decode='argmax')
+        inside = tf.range(found.ids.shape[2]) < found.lengths[:, :, tf.newaxis]
+        self.assertAllEqual(tf.reduce_any(inside & (found.ids < 2)), False)
+        model.any_token = True
+        found = self.translate(model, batch, decode='argmax')
+        self.assertAllEqual(found.ids[0, 0, : found.lengths[0, 0]], [1] * int(found.spans[0, 0]))
+
+
+class LengthTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.random = seeds(self)
+        tf.random.set_seed(self.random.randrange(2**31))
+        self.context = random_normal(self.random, [5, 6])
+        self.src = np.array([1, 2, 5, 9, 14], np.int32)
+
+    def test_softmax_against_a_loop(self):
+        reach, unit, smoothing = 7, 3, 0.2
+        predictor = SoftmaxLength(6, reach, unit, label_smoothing=smoothing)
+        logits = predictor.raw(self.context).numpy()
+        trg = np.array([30, 3, 1, 6, 3], np.int32)
+        smoothed, plain = predictor.loss(self.context, tf.constant(self.src), tf.constant(trg))
+        lengths, log_probs = predictor.predict(self.context, tf.constant(self.src), 2)
+        for i, source in enumerate(self.src.tolist()):
+            classes = {
+                source + k - reach: logits[i, k] for k in range(2 * reach + 1) if (source + k - reach) % unit == 0
+            }
+            total = np.logaddexp.reduce(list(classes.values()))
+            target = math.ceil(max(int(trg[i]), source - reach) / unit) * unit
+            target = min(target, source + reach) // unit * unit
+            nll = total - classes[target]
+            self.assertAllClose(plain[i], nll, 1e-6, 1e-6)
+            mean = np.mean([total - value for value in classes.values()])
+            self.assertAllClose(smoothed[i], (1 - smoothing) * nll + smoothing * mean, 1e-6, 1e-6)
+            best = sorted(((value - total, n) for n, value in classes.items() if n > 0), reverse=True)[:2]
+            self.assertAllEqual(lengths[i], [n for _, n in best])
+            self.assertAllClose(log_probs[i], [value for value, _ in best], 1e-6, 1e-6)
+
+    def test_logistic_is_a_distribution_of_differences(self):
+        predictor = LogisticLength(6, 7, 2, mixtures=3)
+        for scale in (1.0, 6.0):
+            predictor.output.kernel.assign(scale * random_normal(self.random, [6, 9], tf.float32))
+            all_differences = tf.tile(tf.range(-7, 8)[tf.newaxis], [5, 1])
+            log_probs = predictor.log_probs(self.context, all_differences)
+            self.assertAllClose(tf.reduce_logsumexp(log_probs, axis=1), np.zeros(5), atol=2e-3)
+
+    def test_logistic_against_a_loop(self):
+        reach, unit = 6, 4
+        predictor = LogisticLength(6, reach, unit, mixtures=2)
+        raw = predictor.raw(self.context).numpy()
+        lengths, log_probs = predictor.predict(self.context, tf.constant(self.src), 2)
+        for i, source in enumerate(self.src.tolist()):
+            weights, means, scales = np.split(raw[i], 3)
+            weights = np.exp(weights) / np.exp(weights).sum()
+            best = {}
+            for difference in range(-reach, reach + 1):
+                below, above = [
+                    1 / (1 + np.exp(-(difference / reach + shift - means) / np.exp(scales)))
+                    for shift in (-0.5 / reach, 0.5 / reach)
+                ]
+                below = below if difference > -reach else 0.0
+                above = above if difference < reach else 1.0
+                length = max(unit, math.ceil((source + difference) / unit) * unit)
+                best[length] = max(best.get(length, 0.0), float(np.sum(weights * (above - below))))
+            ranked = sorted(best.items(), key=lambda item: -item[1])[:2]
+            self.assertAllEqual(lengths[i], [length for length, _ in ranked])
+            self.assertAllClose(log_probs[i], [math.log(p) for _, p in ranked], 1e-4, 1e-4)
+
+
+class PartsTest(tf.test.TestCase):
+    def test_positions_against_a_loop(self):
+        for size in (2, 5, 8):
+            got = position_signal(tf.constant([0, 1, 7]), size, tf.float64).numpy()
+            half = size // 2
+            for row, position in zip(got, (0, 1, 7)):
+                want = np.zeros(size)
+                if position:
+                    for i in range(half):
+                        rate = math.exp(-i * math.log(10000) / max(half - 1, 1))
+                        want[i], want[half + i] = math.sin(position * rate), math.cos(position * rate)
+                self.assertAllClose(row, want, atol=1e-9)
+
+    def test_a_configuration_that_cannot_be_is_refused_by_name(self):
+        wrong = {
+            'latent_size': dict(latent_size=128),
+            'prior.heads': dict(prior=FlowPriorConfig(heads=7)),
+            'prior.factors': dict(prior=FlowPriorConfig(steps=(1, 1), factors=(300,), coupling='conv')),
+            'length.reach': dict(length=LogisticLengthConfig(reach=2)),
+            'decoder.heads': dict(decoder=dataclasses.replace(FlowSeqConfig().decoder, heads=3)),
+            'posterior.layers': dict(posterior=FlowRNNPosteriorConfig(shifted=True, layers=2)),
+        }
+        for field, changes in wrong.items():
+            with self.assertRaisesRegex(ConfigError, f'^{field}'):
+                check(FlowSeqConfig(**changes))
+        check(FlowSeqConfig())
+
+
+if __name__ == '__main__':
+    unittest.main()
