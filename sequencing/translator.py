@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from sequencing.decode_options import options_for
 from sequencing.model_folder import checkpoint_path, read_config, restore_weights
-from sequencing.structures import Hypotheses
+from sequencing.structures import Batch
+from sequencing.training import BATCH_SIGNATURE
 from sequencing.vocab import Vocab
 
 WINDOW_LINES = 10_000  # lines held at a time; their batches are cut from lines of similar length
@@ -53,6 +54,9 @@ class Translator:
         self.model, self.config = model, config
         self.src_vocab, self.trg_vocab = src_vocab, trg_vocab
         self._functions = {}
+        self._score = tf.function(
+            lambda *batch: model.score(Batch(*batch))[0], input_signature=list(BATCH_SIGNATURE), autograph=False
+        )
 
     def translate(self, lines, **options):
         """Translates a list of lines to a list of lines, in order; `options` are fields of `DecodeOptions`."""
@@ -74,6 +78,30 @@ class Translator:
         for window in _windows(lines, WINDOW_LINES):
             yield from self._translate_window(window, options)
 
+    def score(self, sources, targets):
+        """log p(target | source) in nats, EOS included.
+
+        Args:
+          sources: list of lines.
+          targets: list of lines, or of lists of pieces as `Output.tokens` holds them.
+        Returns:
+          a list of floats.
+        """
+        limit = self.config.decode.max_src_length
+        src = [ids[:limit] for ids in self.src_vocab.encode_lines(sources)]
+        trg = [self.trg_vocab.encode(t) if isinstance(t, str) else self.trg_vocab.ids_of(t) for t in targets]
+        src = [np.append(ids, self.src_vocab.eos_id) for ids in src]
+        trg = [np.append(ids, self.trg_vocab.eos_id) for ids in trg]
+        scores = [0.0] * len(src)
+        lengths = [max(len(s), len(t)) for s, t in zip(src, trg)]
+        for batch in batches_by_length(range(len(src)), lengths, self.config.decode.batch_tokens):
+            src_ids, src_mask = pad([src[i] for i in batch], self.src_vocab.pad_id)
+            trg_ids, trg_mask = pad([trg[i] for i in batch], self.trg_vocab.pad_id)
+            found = self._score(src_ids, src_mask, trg_ids, trg_mask, np.array(batch, np.int64))
+            for i, score in zip(batch, found.numpy()):
+                scores[i] = float(score)
+        return scores
+
     def _translate_window(self, lines, options):
         encoded = self.src_vocab.encode_lines(lines)
         cut = [len(ids) > options.max_src_length for ids in encoded]
@@ -89,13 +117,9 @@ class Translator:
 
     def _decode(self, sources, options):
         """Decodes id arrays of similar length, and returns `Hypotheses` of NumPy arrays."""
-        lengths = np.array([len(ids) + 1 for ids in sources])
-        src_ids = np.full([len(sources), lengths.max()], self.src_vocab.pad_id, np.int32)
-        for row, ids in enumerate(sources):
-            src_ids[row, : len(ids)] = ids
-            src_ids[row, len(ids)] = self.src_vocab.eos_id
-        limits = np.full([len(sources)], options.max_length, np.int32) if options.max_length else 2 * lengths + 18
-        mask = np.arange(src_ids.shape[1]) < lengths[:, np.newaxis]
+        src_ids, mask = pad([np.append(ids, self.src_vocab.eos_id) for ids in sources], self.src_vocab.pad_id)
+        lengths = mask.sum(axis=1)
+        limits = np.full([len(sources)], options.max_length) if options.max_length else 2 * lengths + 18
         found = self._function(options)(src_ids, mask, limits.astype(np.int32))
         return type(found)(*[field.numpy() for field in found])
 
@@ -172,6 +196,15 @@ def _is_last(item, end):
 def _slow(lines):
     """Whether lines may come one by one with pauses, as from a terminal or a pipe."""
     return getattr(lines, 'waits', False)
+
+
+def pad(rows, pad_id):
+    """A list of id arrays as `[B, T]` int32 and its mask."""
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, np.newaxis]
+    ids = np.full(mask.shape, pad_id, np.int32)
+    ids[mask] = np.concatenate(rows)
+    return ids, mask
 
 
 def batches_by_length(items, lengths, batch_tokens):

@@ -1,0 +1,41 @@
+"""The smallest model of every autoregressive family, for tests of what all of them promise."""
+
+from build_model import build_model
+from sequencing.config import (
+    Config,
+    ConvDecoderConfig,
+    ConvEncoderConfig,
+    RNNDecoderConfig,
+    RNNEncoderConfig,
+    Seq2SeqConfig,
+    TransformerDecoderConfig,
+    TransformerEncoderConfig,
+)
+from sequencing.translator import Translator
+from sequencing.vocab import Vocab
+
+RNN = (RNNEncoderConfig(state_size=48, dropout=0.0),
+       RNNDecoderConfig(state_size=48, attention_size=24, readout_size=32, dropout=0.0))  # fmt: skip
+TRANSFORMER = (TransformerEncoderConfig(layers=2, size=32, heads=4, hidden_size=64, dropout=0.0, attention_dropout=0.0, hidden_dropout=0.0),
+               TransformerDecoderConfig(layers=2, size=32, heads=4, hidden_size=64, dropout=0.0, attention_dropout=0.0, hidden_dropout=0.0))  # fmt: skip
+CONV = (ConvEncoderConfig(layers=3, size=32, dropout=0.0), ConvDecoderConfig(layers=3, size=32, dropout=0.0))
+FAMILIES = {
+    'rnn': RNN,
+    'transformer': TRANSFORMER,
+    'conv': CONV,
+    'rnn_to_transformer': (RNN[0], TRANSFORMER[1]),
+    'transformer_to_rnn': (TRANSFORMER[0], RNN[1]),
+}
+WORDS = 'abcdefgh'
+
+
+def make_translator(family, seed, sharpen=1.0, **train):
+    """A `Translator` with random weights; `sharpen` above 1 makes its choices more decided."""
+    encoder, decoder = FAMILIES[family]
+    config = Config(model=Seq2SeqConfig(embedding_size=32, encoder=encoder, decoder=decoder), seed=seed, **train)
+    vocab = Vocab(list(WORDS))
+    model = build_model(config, vocab, vocab)
+    for variable in model.trainable_variables:
+        if len(variable.shape) > 1:
+            variable.assign(variable * sharpen)
+    return Translator(model, config, vocab, vocab)

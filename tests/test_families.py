@@ -1,0 +1,115 @@
+"""What every autoregressive model promises: learning, independence of the batch, scores, and any line of text."""
+
+import numpy as np
+import tensorflow as tf
+
+from sequencing.config import TrainConfig
+from sequencing.optimizers import build_optimizer
+from sequencing.structures import Batch
+from sequencing.training import TrainingState, Updater
+from sequencing.translator import pad
+from tests.families import FAMILIES, WORDS, make_translator
+from tests.support import seeds
+
+ODD_LINES = ['', '   ', 'a b c', 'never seen words', '\u0085', 'a\u2028b', 'a \x0c b', '\ufeff', 'a' * 300, 'h']
+
+
+class Promises:
+    """The tests of one family; subclasses name it."""
+
+    family = None
+
+    def setUp(self):
+        super().setUp()
+        self.draw = seeds(self)
+
+    def lines(self, count, longest=9):
+        return [' '.join(self.draw.choices(WORDS, k=self.draw.randint(1, longest))) for _ in range(count)]
+
+    def test_it_learns_to_copy(self):
+        train = TrainConfig(learning_rate=5e-3, clip_norm=1.0, warmup_steps=20, schedule='cosine', max_steps=self.steps)
+        translator = make_translator(self.family, self.draw.randrange(1000), train=train)
+        model, vocab = translator.model, translator.trg_vocab
+        optimizer = build_optimizer(train)
+        optimizer.build(model.trainable_variables)
+        update = Updater(model, optimizer, TrainingState(1), train, 1)
+        for _ in range(self.steps):
+            rows = [np.append(ids, vocab.eos_id) for ids in vocab.encode_lines(self.lines(64, longest=5))]
+            ids, mask = pad(rows, vocab.pad_id)
+            update([Batch(*map(tf.constant, (ids, mask, ids, mask, np.arange(64))))])
+        test = self.lines(100, longest=5)
+        for mode in ('greedy', 'beam'):
+            right = sum(a == b for a, b in zip(translator.translate(test, decode=mode), test))
+            self.assertGreaterEqual(right, 90, f'{self.family}, {mode}')
+
+    def test_a_line_gets_the_same_whatever_else_is_in_the_batch(self):
+        translator = make_translator(self.family, self.draw.randrange(1000), sharpen=3.0)
+        lines = self.lines(7)
+        order = self.draw.sample(range(7), 7)
+        for mode in ('greedy', 'beam', 'sample'):
+            results = list(translator.stream(lines, decode=mode))
+            shuffled = list(translator.stream([lines[i] for i in order], decode=mode))
+            alone = [next(translator.stream([line], decode=mode)) for line in lines[:3]]
+            pairs = [(shuffled[place], results[i]) for place, i in enumerate(order)] + list(zip(alone, results))
+            for got, want in pairs:
+                self.assertEqual(got.outputs[0].translation, want.outputs[0].translation)
+                self.assertNear(got.outputs[0].score, want.outputs[0].score, 1e-4 * max(1, abs(want.outputs[0].score)))
+
+    def test_reported_scores_are_those_of_the_scorer_and_beam_one_is_greedy(self):
+        translator = make_translator(self.family, self.draw.randrange(1000), sharpen=3.0)
+        lines = self.lines(6)
+        greedy = list(translator.stream(lines, decode='greedy'))
+        beam_one = list(translator.stream(lines, decode='beam', beam_size=1))
+        beam = list(translator.stream(lines, decode='beam', beam_size=3, nbest=3))
+        for a, b in zip(greedy, beam_one):
+            self.assertEqual(a.outputs[0].tokens, b.outputs[0].tokens)
+        sources, targets, scores = [], [], []
+        for results in (greedy, beam):
+            for line, result in zip(lines, results):
+                for output in result.outputs:
+                    sources.append(line)
+                    targets.append(output.tokens)
+                    scores.append(output.score)
+        for got, want in zip(translator.score(sources, targets), scores):
+            self.assertNear(got, want, 1e-5 * max(1, abs(want)))
+
+    def test_any_line_has_its_answer_in_its_place(self):
+        translator = make_translator(self.family, self.draw.randrange(1000), sharpen=2.0)
+        results = list(translator.stream(ODD_LINES, decode='greedy', max_length=5, max_src_length=20))
+        self.assertEqual(len(results), len(ODD_LINES))
+        for line, result in zip(ODD_LINES, results):
+            if not line.strip():
+                self.assertEqual(result.outputs[0].translation, '')
+            self.assertNotIn('\n', result.outputs[0].translation)
+        plain = translator.translate(['a b c'], decode='greedy', max_length=5)
+        self.assertEqual(results[2].outputs[0].translation, plain[0])
+
+
+class RNNTest(Promises, tf.test.TestCase):
+    family, steps = 'rnn', 400
+
+
+class TransformerTest(Promises, tf.test.TestCase):
+    family, steps = 'transformer', 400
+
+
+class ConvTest(Promises, tf.test.TestCase):
+    family, steps = 'conv', 400
+
+
+class RNNToTransformerTest(Promises, tf.test.TestCase):
+    family, steps = 'rnn_to_transformer', 400
+
+
+class TransformerToRNNTest(Promises, tf.test.TestCase):
+    family, steps = 'transformer_to_rnn', 400
+
+
+class FamilyListTest(tf.test.TestCase):
+    def test_every_family_is_tested(self):
+        tested = {kind.family for kind in Promises.__subclasses__()}
+        self.assertEqual(tested, set(FAMILIES))
+
+
+if __name__ == '__main__':
+    tf.test.main()
