@@ -376,6 +376,7 @@ class VocabMaker:
                 eos_id=3,
                 normalization_rule_name='identity',
                 character_coverage=_coverage(characters, self.size),
+                seed_sentencepiece_size=max(100_000, 10 * self.size),  # more took longer and cut no better
                 num_threads=_TRAINER_THREADS,
                 minloglevel=3,
             )
