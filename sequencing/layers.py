@@ -29,25 +29,51 @@ class LinearOp(tf.Module):
 
     def __init__(self, input_size, output_size, use_bias=True, name='linear'):
         super().__init__(name=name)
+        self.transposed = False
         with self.name_scope:
             self.kernel = tf.Variable(glorot_uniform([input_size, output_size]), name='kernel')
             self.bias = tf.Variable(tf.zeros([output_size]), name='bias') if use_bias else None
 
     def __call__(self, x):
         """Maps `[..., input_size]` floats to `[..., output_size]` floats of the same dtype."""
-        y = matmul(x, tf.cast(self.kernel, x.dtype))
-        return y if self.bias is None else y + tf.cast(self.bias, x.dtype)
+        bias = None if self.bias is None else tf.cast(self.bias, x.dtype)
+        return matmul(x, tf.cast(self.kernel, x.dtype), self.transposed, bias)
+
+    def store_for_decoding(self, dtype):
+        """See `store_for_decoding` below."""
+        self.kernel = tf.transpose(tf.cast(self.kernel, dtype))
+        self.transposed = True
+        if self.bias is not None:
+            self.bias = tf.cast(tf.identity(self.bias), dtype)
 
 
-def matmul(x, kernel):
-    """`x @ kernel` for `[..., D]` and `[D, E]`, as one flat product whatever the rank of `x`."""
+def matmul(x, kernel, transposed=False, bias=None):
+    """`x @ kernel + bias` for `[..., D]` and `[D, E]`, as one flat product whatever the rank of `x`.
+
+    Args:
+      transposed: whether the kernel comes as `[E, D]`.
+      bias: `[E]`, or None.
+    """
+    size, output_size = kernel.shape[::-1] if transposed else kernel.shape
+    flat = tf.matmul(x if x.shape.rank == 2 else tf.reshape(x, [-1, size]), kernel, transpose_b=transposed)
+    flat = flat if bias is None else tf.nn.bias_add(flat, bias)
     if x.shape.rank == 2:
-        return tf.matmul(x, kernel)
-    shape = tf.shape(x)
-    flat = tf.matmul(tf.reshape(x, [-1, kernel.shape[0]]), kernel)
-    y = tf.reshape(flat, tf.concat([shape[:-1], [kernel.shape[1]]], axis=0))
-    y.set_shape(x.shape[:-1] + [kernel.shape[1]])
+        return flat
+    y = tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [output_size]], axis=0))
+    y.set_shape(x.shape[:-1] + [output_size])
     return y
+
+
+def store_for_decoding(module, dtype):
+    """Keeps the weights of a model's parts as search reads them fastest.
+
+    That is as constants in `dtype`, which no step has to read from variables and cast, and kernels transposed: a
+    product of a few rows with a transposed matrix reads it in order, which on CPUs is twice as fast. After this the
+    model neither trains nor takes a checkpoint.
+    """
+    for part in (module, *module.submodules):
+        if hasattr(part, 'store_for_decoding'):
+            part.store_for_decoding(dtype)
 
 
 class LookUpOp(tf.Module):
@@ -68,6 +94,10 @@ class LookUpOp(tf.Module):
         """Maps `[...]` int ids to `[..., embedding_size]` of `dtype`."""
         return tf.cast(tf.gather(self.table, ids), dtype)
 
+    def store_for_decoding(self, dtype):
+        """See `store_for_decoding` above."""
+        self.table = tf.cast(tf.identity(self.table), dtype)
+
 
 class LayerNorm(tf.Module):
     """Normalises the last axis to mean 0 and variance 1, then scales and shifts it; at least float32 inside.
@@ -81,6 +111,10 @@ class LayerNorm(tf.Module):
         with self.name_scope:
             self.scale = tf.Variable(tf.ones([size]), name='scale')
             self.shift = tf.Variable(tf.zeros([size]), name='shift')
+
+    def store_for_decoding(self, dtype):
+        """See `store_for_decoding` above."""
+        self.scale, self.shift = tf.identity(self.scale), tf.identity(self.shift)
 
     def __call__(self, x):
         """Maps `[..., size]` to the same shape and dtype."""

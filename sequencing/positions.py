@@ -11,6 +11,11 @@ from sequencing.layers import Dropout, LinearOp
 POSITIONS = ('sinusoidal', 'learned', 'rotary', 'none')
 
 
+def places(start, count):
+    """start, ..., start + count - 1, of known size if `count` is a Python int."""
+    return tf.ensure_shape(tf.range(start, start + count), [count if isinstance(count, int) else None])
+
+
 class SinusoidalPositions(tf.Module):
     """Fixed waves, defined at any length.
 
@@ -23,7 +28,7 @@ class SinusoidalPositions(tf.Module):
 
     def __call__(self, start, count, dtype):
         """The vectors of positions start, ..., start + count - 1 (0 is the first token), `[count, size]`."""
-        return position_signal(tf.range(start + 1, start + count + 1), self.size, dtype)
+        return position_signal(places(start + 1, count), self.size, dtype)
 
 
 class LearnedPositions(tf.Module):
@@ -37,8 +42,7 @@ class LearnedPositions(tf.Module):
 
     def __call__(self, start, count, dtype):
         """As `SinusoidalPositions`."""
-        places = tf.minimum(tf.range(start, start + count), self.last)
-        return tf.cast(tf.gather(self.table, places), dtype)
+        return tf.cast(tf.gather(self.table, tf.minimum(places(start, count), self.last)), dtype)
 
 
 def rotation(start, count, size, dtype):
@@ -53,7 +57,7 @@ def rotation(start, count, size, dtype):
     """
     wide = tf.float64 if dtype == tf.float64 else tf.float32
     rates = tf.constant([10000.0 ** (-2.0 * i / size) for i in range(size // 2)], wide)
-    angles = tf.cast(tf.range(start, start + count), wide)[:, tf.newaxis] * rates
+    angles = tf.cast(places(start, count), wide)[:, tf.newaxis] * rates
     sines, cosines = tf.sin(angles), tf.cos(angles)
     return (
         tf.cast(tf.concat([cosines, cosines], axis=-1), dtype),

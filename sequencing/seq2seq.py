@@ -47,8 +47,8 @@ class Seq2Seq(tf.Module):
         """Features `[..., R]` of the decoder to float32 logits `[..., N]`."""
         if not self.tie_output:
             return tf.cast(self.output(features), tf.float32)
-        table = tf.cast(tf.transpose(self.trg_embedding.table), features.dtype)
-        return tf.cast(matmul(features, table), tf.float32) + self.output_bias
+        table = tf.cast(self.trg_embedding.table, features.dtype)
+        return tf.cast(matmul(features, table, transposed=True), tf.float32) + self.output_bias
 
     def features(self, batch, seed=None):
         """Reads whole targets (teacher forcing): features `[B, T, R]` and attention weights `[B, T, S]`."""

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from sequencing.layers import store_for_decoding
 from sequencing.transformer import FeedForward, TransformerDecoder, TransformerEncoder
 from tests.decoder_support import (
     attend_slowly,
@@ -178,6 +179,17 @@ class TransformerTest(tf.test.TestCase):
         ):
             self.assertEqual(close.dtype, tf.bfloat16)
             self.assertAllClose(tf.cast(close, tf.float32), wide, atol=0.3)
+
+    def test_weights_stored_for_decoding_say_the_same(self):
+        random = seeds(self)
+        encoder, decoder = make_encoder(random), make_decoder(random)
+        embedded, mask, encoded = floats(random, 2, 6, 5), ragged_mask(random, 2, 6), source(random, 2, 4, 7)
+        before = encoder(embedded, mask).outputs, decoder(embedded, encoded, mask)[0]
+        for part in (encoder, decoder):
+            store_for_decoding(part, tf.float32)
+        self.assertAllClose(before, (encoder(embedded, mask).outputs, decoder(embedded, encoded, mask)[0]), atol=1e-5)
+        check_steps_equal_whole(self, random, decoder, 5, encoded, 3)
+        self.assertEmpty(decoder.variables)
 
     def test_wrong_sizes_are_refused(self):
         random = seeds(self)
