@@ -29,8 +29,8 @@ def config_demo():
             test_trg=('test.de',),
             src_lang='en',
             trg_lang='de',
-            src_vocab=VocabConfig('unigram', size=1000),
-            trg_vocab=VocabConfig('unigram', size=1000),
+            src_vocab=VocabConfig('unigram', size=1200),
+            trg_vocab=VocabConfig('unigram', size=1200),
         ),
         model=Seq2SeqConfig(
             embedding_size=128,
@@ -38,8 +38,8 @@ def config_demo():
             decoder=RNNDecoderConfig(state_size=256, attention_size=128, readout_size=128, dropout=0.1),
         ),
         train=TrainConfig(
-            learning_rate=2e-3, schedule='cosine', warmup_steps=200, max_steps=2000, batch_size=2000,
-            validate_every=1000, save_every=1000, clip_norm=1.0,
+            learning_rate=3e-3, schedule='cosine', warmup_steps=100, max_steps=1000, batch_size=2000,
+            validate_every=500, save_every=500, clip_norm=1.0,
         ),
         model_dir='runs/demo',
     )  # fmt: skip

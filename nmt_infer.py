@@ -98,9 +98,7 @@ def load_translator(model_dir, flags):
 
     for gpu in tf.config.list_physical_devices('GPU'):
         tf.config.experimental.set_memory_growth(gpu, True)
-    if flags.threads:
-        tf.config.threading.set_intra_op_parallelism_threads(flags.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(flags.threads)
+    cli.use_threads(flags.threads)
     return load(model_dir, flags.checkpoint, flags.precision)
 
 

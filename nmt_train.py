@@ -111,9 +111,7 @@ def use_devices(config, device):
     """Sets threads and memory growth; has to come before TensorFlow does anything."""
     for gpu in tf.config.list_physical_devices('GPU'):
         tf.config.experimental.set_memory_growth(gpu, True)
-    if config.threads and tf.config.threading.get_intra_op_parallelism_threads() != config.threads:
-        tf.config.threading.set_intra_op_parallelism_threads(config.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(config.threads)
+    cli.use_threads(config.threads)
     known = [':'.join(found.name.split(':')[-2:]) for found in tf.config.list_physical_devices()]
     if device and device.upper().removeprefix('/') not in known:
         raise UserError(f'--device {device}: there is no such device here; there are {", ".join(known)}.')

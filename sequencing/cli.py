@@ -98,6 +98,24 @@ def quiet_tensorflow():
             os.close(kept)
 
 
+def use_threads(count):
+    """Gives TensorFlow this many CPU threads; 0 or None leaves it all cores.
+
+    Raises:
+      UserError: TensorFlow has started with another number, which it cannot change.
+    """
+    if not count:
+        return
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
+    except RuntimeError:
+        raise UserError(f'--threads {count}: TensorFlow runs in this process already, with another number of '
+                        'threads; start a new process.') from None  # fmt: skip
+
+
 def note(message):
     """Tells the user something on standard error."""
     print(message, file=sys.stderr, flush=True)

@@ -2,7 +2,9 @@
 
     import sequencing
     model = sequencing.load('runs/demo')
-    print(model.translate(['the old house is small .']))
+    print(model.translate(['The old house is small.']))
+
+Lines go in raw and come out raw, in order; `Translator.stream` also tells scores, pieces and attention.
 """
 
 import os

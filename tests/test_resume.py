@@ -27,7 +27,7 @@ class ResumeTest(unittest.TestCase):
         random = seeds(self)
         with tempfile.TemporaryDirectory() as folder:
             config = write_task(os.path.join(folder, 'data'), 'reverse', random)
-            settings = ['seed=%d' % random.randrange(1000), f'data.cache_dir={folder}/cache']
+            settings = [f'seed={random.randrange(1000)}', f'data.cache_dir={folder}/cache', 'threads=2']
             undisturbed, killed, stopped = (os.path.join(folder, name) for name in ('undisturbed', 'killed', 'stopped'))
 
             process = start(train_command(config, undisturbed, *settings))

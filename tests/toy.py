@@ -25,7 +25,6 @@ def config_toy():
             learning_rate=5e-3, batch_size=8, batch_unit='sentences', max_steps=10, validate_every=1000, save_every=3,
             log_every=1, samples=1,
         ),
-        threads=1,
     )
 """
 

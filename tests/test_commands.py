@@ -1,0 +1,280 @@
+"""The two scripts as a user meets them: every mistake has one message and exit code 2, every line its answer."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import nmt_infer
+import nmt_train
+from sequencing.config import Config
+from sequencing.config_files import load_config
+from sequencing.options import from_dict, override, to_dict
+from tests.support import seeds
+from tests.toy import ROOT, write_task
+from tools import plot_attention, score
+
+ODD = (
+    b'\xef\xbb\xbfa b c\r\n'  # a byte order mark, and an end of line of Windows
+    b'\n   \n'
+    b'never seen\n'
+    b'a \xff b\n'  # not UTF-8
+    b'a \x00 b\n'
+    b'a\xe2\x80\xa8b \x0c \xc2\x85 c\n'  # a line separator, a form feed, a next line: none of them ends a line
+    b'a b'  # no final end of line
+)
+
+
+def run(main, *arguments):
+    """Runs a script's main; returns its exit code and what it wrote on standard output and standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    out.buffer = io.BytesIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(['script.py', *arguments])
+    return code, out.getvalue() + out.buffer.getvalue().decode(), err.getvalue()
+
+
+class CommandTest(unittest.TestCase):
+    """One tiny training serves all tests of what comes after it."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.scratch = tempfile.TemporaryDirectory()
+        cls.folder = cls.scratch.name
+        cls.config = write_task(os.path.join(cls.folder, 'data'), 'copy', seeds(cls('test_setup')))
+        cls.model_dir = os.path.join(cls.folder, 'model')
+        cls.cache = f'--set=data.cache_dir={cls.folder}/cache'
+        cls.trained = cls.train()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.scratch.cleanup()
+        super().tearDownClass()
+
+    @classmethod
+    def train(cls, *more):
+        common = ('--config=config_toy', f'--config_file={cls.config}', f'--model_dir={cls.model_dir}', cls.cache)
+        return run(nmt_train.main, *common, *more)
+
+    def write(self, name, data):
+        path = os.path.join(self.folder, name)
+        with open(path, 'wb') as file:
+            file.write(data)
+        return path
+
+    def infer(self, *arguments):
+        return run(nmt_infer.main, f'--model_dir={self.model_dir}', *arguments)
+
+    def test_setup(self):
+        code, out, _ = self.trained
+        self.assertEqual(code, 0)
+        self.assertRegex(out, r'step 10 .*target tokens/s .*ETA')
+        self.assertRegex(out, r'BLEU = [\d.]+ \(nrefs:1\|case:mixed.*version:')
+        self.assertRegex(out, r'chrF2 = [\d.]+ \(nrefs')
+        for name in ('config.json', 'manifest.json', 'vocab', 'checkpoint', 'best', 'tensorboard', 'translations'):
+            self.assertTrue(os.path.exists(os.path.join(self.model_dir, name)), name)
+
+    def test_every_line_has_its_answer(self):
+        source, target = self.write('odd.src', ODD), os.path.join(self.folder, 'odd.out')
+        code, _, err = self.infer(f'--test_src={source}', f'--output_file={target}', '--decode=greedy')
+        self.assertEqual(code, 0, err)
+        with open(target, 'rb') as file:
+            lines = file.read().split(b'\n')
+        self.assertEqual(len(lines), 9)
+        self.assertEqual(lines[1:3] + lines[8:], [b'', b'', b''])
+        self.assertIn('2 lines held bytes that are not UTF-8', err)
+        alone = self.write('alone.src', b'a b c\n')
+        code, out, _ = self.infer(f'--test_src={alone}', '--decode=greedy')
+        self.assertEqual(out.encode(), lines[0] + b'\n')
+
+    def test_an_empty_input_gives_an_empty_output(self):
+        code, out, _ = self.infer('--test_src=' + self.write('empty.src', b''))
+        self.assertEqual((code, out), (0, ''))
+
+    def test_long_lines_are_cut_and_that_is_said(self):
+        source = self.write('long.src', b'a ' * 10_000 + b'\nb\n')
+        code, out, err = self.infer(f'--test_src={source}', '--decode=greedy', '--max_length=3', '--format=jsonl')
+        self.assertEqual(code, 0)
+        first, second = map(json.loads, out.splitlines())
+        self.assertTrue(first['source_truncated'])
+        self.assertFalse(second['source_truncated'])
+        self.assertIn('line 1: longer than the model reads', err)
+
+    def test_json_lines_hold_what_was_promised_and_scores_agree_with_the_scorer(self):
+        source = self.write('json.src', b'a b c\nd e\n')
+        target = os.path.join(self.folder, 'out.jsonl')
+        code, _, _ = self.infer(f'--test_src={source}', f'--output_file={target}', '--format=jsonl', '--beam_size=3',
+                                '--nbest=3', '--attention')  # fmt: skip
+        self.assertEqual(code, 0)
+        with open(target) as file:
+            values = [json.loads(line) for line in file]
+        for value in values:
+            self.assertLessEqual(
+                {'translation', 'tokens', 'length', 'score', 'rank_score', 'source_truncated', 'output_truncated',
+                 'nbest', 'attention'}, set(value))  # fmt: skip
+            self.assertEqual(value['length'], len(value['tokens']))
+            self.assertEqual(len(value['attention']), value['length'])
+            for row in value['attention']:
+                self.assertEqual(len(row), len(value['source_tokens']) + 1)
+                self.assertAlmostEqual(sum(row), 1.0, places=3)
+            ranks = [output['rank_score'] for output in value['nbest']]
+            self.assertEqual(ranks, sorted(ranks, reverse=True))
+        model = f'--model_dir={self.model_dir}'
+        code, out, _ = run(score.main, f'--hypothesis={target}', f'--test_src={source}', model)
+        self.assertEqual(code, 0)
+        for got, value in zip(out.split(), values):
+            self.assertAlmostEqual(float(got), value['score'], delta=2e-5 * max(1, abs(value['score'])))
+
+    def test_standard_input_and_output_work_in_a_pipe(self):
+        command = [sys.executable, os.path.join(ROOT, 'nmt_infer.py'), f'--model_dir={self.model_dir}']
+        done = subprocess.run(command, input=b'a b\n\nc\n', capture_output=True, cwd=ROOT)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = done.stdout.split(b'\n')
+        self.assertEqual((len(lines), lines[1], lines[3]), (4, b'', b''))
+        self.assertEqual(done.stderr, b'')
+
+    def test_scores_against_references_go_to_standard_error(self):
+        source, target = self.write('s.src', b'a b c d\nb c\n'), self.write('s.trg', b'a b c d\nb c\n')
+        code, out, err = self.infer(f'--test_src={source}', f'--test_trg={target}')
+        self.assertEqual((code, len(out.splitlines())), (0, 2))
+        self.assertRegex(err, r'BLEU = [\d.]+ \(.*version')
+        code, out, _ = run(score.main, f'--hypothesis={source}', f'--test_trg={target}')
+        self.assertEqual(code, 0)
+        self.assertRegex(out, r'BLEU = 100')
+
+    def test_a_picture_of_attention_is_drawn(self):
+        path = os.path.join(self.folder, 'attention.png')
+        code, _, err = run(plot_attention.main, f'--model_dir={self.model_dir}', '--sentence=a b c d e',
+                           f'--output_file={path}')  # fmt: skip
+        if code:  # an untrained model may answer with nothing, and then there is nothing to draw
+            self.assertIn('its translation is empty', err)
+        else:
+            with open(path, 'rb') as file:
+                self.assertEqual(file.read(4), b'\x89PNG')
+
+    def test_mistakes_in_translating_are_told(self):
+        model, good = f'--model_dir={self.model_dir}', '--test_src=' + self.write('good.src', b'a\n')
+        gone = os.path.join(self.folder, 'gone')
+        newer = os.path.join(self.folder, 'newer')
+        os.makedirs(newer)
+        for name, text in (('config.json', '{}'), ('manifest.json', '{"format": 99}')):
+            self.write(f'newer/{name}', text.encode())
+        for arguments, told in (
+            ((), '--model_dir is required'),
+            ((f'--model_dir={gone}',), 'no such model folder'),
+            ((f'--model_dir={self.folder}',), 'not a model folder'),
+            ((f'--model_dir={newer}',), 'format 99, newer'),
+            ((model, '--test_src=' + gone), 'no such file'),
+            ((model, '--test_src=' + self.folder), 'is a folder'),
+            ((model, good, f'--output_file={gone}/x'), '--output_file'),
+            ((model, good, '--decode=argmax'), 'it has beam, greedy, sample'),
+            ((model, good, '--beam_size=0'), 'beam_size'),
+            ((model, good, '--beam_size=x'), 'beam_size'),
+            ((model, good, '--nbest=9', '--beam_size=2'), 'nbest'),
+            ((model, good, '--checkpoint=' + gone), '--checkpoint'),
+            ((model, good, '--no_such_flag=1'), 'no_such_flag'),
+            ((model, good, 'left'), "unexpected argument 'left'"),
+            ((model, good, '--test_trg=' + self.write('long.trg', b'a\nb\n')), '2 lines'),
+        ):
+            code, _, err = run(nmt_infer.main, *arguments)
+            self.assertEqual(code, 2, (arguments, err))
+            self.assertIn(told, err)
+            self.assertEqual(len(err.strip().splitlines()), 1, err)
+
+    def test_mistakes_in_training_are_told_before_anything_is_made(self):
+        data = os.path.join(self.folder, 'data')
+        self.write('data/short.trg', b'a\nb\n')
+        self.write('data/nothing', b'')
+        self.write('bad_config.py', b'def config_bad():\n    return 1 / 0\n\ndef config_none():\n    return 3\n')
+        for arguments, told in (
+            (('--config=config_tou',), 'Did you mean config_toy?'),
+            (('--set=train.max_step=3',), "Did you mean 'max_steps'?"),
+            (('--set=model.encoder.dropout=1.5',), 'model.encoder.dropout'),
+            (('--set=model.encoder.kind=rn',), 'model.encoder.kind is one of'),
+            (('--set=train.max_steps',), '--set takes FIELD=VALUE'),
+            (('--set=train.batch_size=many',), 'train.batch_size takes a whole number'),
+            (('--set=data.corpora.0.src=gone',), 'no such file'),
+            ((f'--set=data.corpora.0.src={data}',), 'is a folder'),
+            (('--set=data.corpora.0.trg=short.trg',), 'train.src, line 3'),
+            (('--set=data.corpora.0.src=nothing',), 'is empty'),
+            (('--set=data.dev_src=gone',), 'no such file'),
+            ((f'--config_file={self.folder}/gone.py',), 'no such file'),
+            ((f'--config_file={self.folder}/bad_config.py', '--config=config_bad'), 'line 2: ZeroDivisionError'),
+            ((f'--config_file={self.folder}/bad_config.py', '--config=config_none'), 'has to return'),
+            (('--precision=float8',), 'precision'),
+            (('--device=TPU:9',), 'no such device'),
+        ):
+            fresh = os.path.join(self.folder, 'fresh')
+            common = ['--config=config_toy', f'--config_file={self.config}', f'--model_dir={fresh}', self.cache]
+            code, _, err = run(nmt_train.main, *common, *arguments)
+            self.assertEqual(code, 2, (arguments, err))
+            self.assertIn(told, err)
+            self.assertFalse(os.path.exists(os.path.join(fresh, 'config.json')), arguments)
+
+    def test_going_on_with_another_configuration_is_refused_where_it_cannot_be(self):
+        code, _, err = self.train('--set=model.embedding_size=24')
+        self.assertEqual(code, 2)
+        self.assertRegex(err, 'model.embedding_size was 16 and is now 24')
+        code, _, err = self.train('--set=train.learning_rate=0.001')
+        self.assertEqual(code, 0)
+        self.assertIn('train.learning_rate is now 0.001, was 0.005', err)
+
+    def test_a_warm_start_takes_what_fits(self):
+        other = os.path.join(self.folder, 'warm')
+        code, out, err = run(
+            nmt_train.main, '--config=config_toy', f'--config_file={self.config}', f'--model_dir={other}', self.cache,
+            f'--init_from={self.model_dir}', '--set=model.decoder.readout_size=24', '--set=train.max_steps=1',
+        )  # fmt: skip
+        self.assertEqual(code, 0, err)
+        found = re.search(r'(\d+) of (\d+) variables taken', out)
+        self.assertLess(int(found[1]), int(found[2]))
+        self.assertRegex(out, r'decoder/readout/kernel: new: shape \[\d+, 24\] here, \[\d+, 16\] there')
+
+    def test_explain_says_everything_and_trains_nothing(self):
+        fresh = os.path.join(self.folder, 'explained')
+        code, out, _ = run(nmt_train.main, '--config=config_toy', f'--config_file={self.config}', self.cache,
+                           f'--model_dir={fresh}', '--explain', '--set=train.max_steps=77')  # fmt: skip
+        self.assertEqual(code, 0)
+        self.assertRegex(out, r'train.max_steps +77 +command line')
+        self.assertRegex(out, r'train.batch_size +8 +config_toy')
+        self.assertRegex(out, r'train.beta_1 +0.9 +default')
+        self.assertRegex(out, r'in all +[\d,]+')
+        self.assertIn('800 pairs read', out)
+        self.assertFalse(os.path.exists(os.path.join(fresh, 'config.json')))
+
+    def test_help_names_every_flag(self):
+        for main in (nmt_train.main, nmt_infer.main, score.main, plot_attention.main):
+            code, out, _ = run(main, '--help')
+            self.assertEqual(code, 0)
+            self.assertIn('--', out)
+            self.assertIn('python ', out)
+
+
+class ConfigTest(unittest.TestCase):
+    def test_every_example_survives_json_and_lists_its_origins(self):
+        import config_example
+
+        names = [name for name in vars(config_example) if name.startswith('config_')]
+        self.assertIn('config_demo', names)
+        for name in names:
+            config, origins = load_config(name, os.path.join(ROOT, 'config_example.py'))
+            self.assertEqual(from_dict(Config, json.loads(json.dumps(to_dict(config)))), config)
+            self.assertIn('default', origins.values())
+
+    def test_overrides_are_typed_by_their_field(self):
+        config = override(Config(), ['train.learning_rate=1', 'data.dev_src=3', 'data.dev_trg=["a", "b"]',
+                                     'model.encoder.bidirectional=false', 'data.corpora.0.src=x'])  # fmt: skip
+        self.assertEqual(config.train.learning_rate, 1.0)
+        self.assertEqual((config.data.dev_src, config.data.dev_trg), ('3', ('a', 'b')))
+        self.assertFalse(config.model.encoder.bidirectional)
+        self.assertEqual(config.data.corpora[0].src, 'x')
+
+
+if __name__ == '__main__':
+    unittest.main()
