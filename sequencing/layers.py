@@ -118,16 +118,48 @@ class LayerNorm(tf.Module):
 
     def __call__(self, x):
         """Maps `[..., size]` to the same shape and dtype."""
-        wide = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
-        mean, variance = tf.nn.moments(wide, axes=[-1], keepdims=True)
-        normal = (wide - mean) * tf.math.rsqrt(variance + self.epsilon)
-        return tf.cast(normal * tf.cast(self.scale, wide.dtype) + tf.cast(self.shift, wide.dtype), x.dtype)
+        size = self.scale.shape[0]
+        y = normalise(tf.reshape(x, [-1, size]), tf.identity(self.scale), tf.identity(self.shift), self.epsilon)
+        return y if x.shape.rank == 2 else tf.ensure_shape(tf.reshape(y, tf.shape(x)), x.shape)
+
+
+def normalise(x, scale, shift, epsilon):
+    """Layer normalisation of flat rows `[N, D]`, its gradient in fewer passes over memory than autodiff takes.
+
+        normal = (x - mean) / deviation;  y = normal * scale + shift
+        dx     = (dy * scale - mean(dy * scale) - normal * mean(dy * scale * normal)) / deviation
+
+    Sums over rows or columns of gradients are products with a vector, which on CPUs is the fastest reduction.
+    """
+    wide = tf.float64 if x.dtype == tf.float64 else tf.float32
+
+    @tf.custom_gradient
+    def run(x, scale, shift):
+        scale, shift = tf.cast(scale, wide), tf.cast(shift, wide)
+        centred = tf.cast(x, wide)
+        centred -= tf.reduce_mean(centred, axis=1, keepdims=True)
+        inverse = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), axis=1, keepdims=True) + epsilon)
+        normal = centred * inverse
+
+        def gradient(dy):
+            dy = tf.cast(dy, wide)
+            shares = scale[:, tf.newaxis] / scale.shape[0]
+            rows = tf.ones([1, tf.shape(dy)[0]], wide)
+            d_scale = dy * normal
+            inner = dy * scale - tf.matmul(dy, shares) - normal * tf.matmul(d_scale, shares)
+            sums = [tf.cast(tf.matmul(rows, d)[0], tf.float32) for d in (d_scale, dy)]
+            return tf.cast(inner * inverse, x.dtype), *sums
+
+        return tf.cast(normal * scale + shift, x.dtype), gradient
+
+    return run(x, scale, shift)
 
 
 class Dropout(tf.Module):
     """Sets a share of the units to zero and scales the others up, when there is a seed.
 
-    The chance is kept to 16 bits, which halves the random bits to draw.
+    The chance is rounded to 8 bits where that changes it by at most a fiftieth, else to 16: random bits are what
+    dropout costs.
 
     Args:
       rate: chance of dropping a unit, in [0, 1).
@@ -145,12 +177,15 @@ class Dropout(tf.Module):
         """Returns `x` with units dropped; `x` itself where `seed` is None or the rate is 0."""
         if seed is None or self.rate == 0.0:
             return x
-        keep = round((1.0 - self.rate) * 65536)
+        dropped = round(self.rate * 256)
+        bits = tf.uint8 if abs(dropped / 256 - self.rate) <= 0.02 * self.rate else tf.uint16
+        levels = bits.max + 1
+        keep = levels - round(self.rate * levels)
         shape = tf.unstack(tf.shape(x), num=x.shape.rank)
         for axis in self.broadcast_axes:
             shape[axis] = 1
-        kept = random_uint16(tf.stack(shape), salted(seed, self.salt)) < keep
-        return tf.where(kept, x * tf.cast(65536.0 / keep, x.dtype), tf.zeros([], x.dtype))
+        kept = random_bits(tf.stack(shape), salted(seed, self.salt), bits) < tf.constant(keep, bits)
+        return x * tf.where(kept, tf.cast(levels / keep, x.dtype), tf.zeros([], x.dtype))
 
 
 def salt_of(name):
@@ -163,9 +198,8 @@ def salted(seed, salt):
     return tf.bitwise.bitwise_xor(tf.cast(seed, tf.int32), tf.constant([salt, 0], tf.int32))
 
 
-def random_uint16(shape, seed):
-    """Stateless uniform integers in [0, 65536) of `shape`, as int32."""
-    size = tf.reduce_prod(shape)
-    words = tf.random.stateless_uniform([(size + 1) // 2], seed, None, None, tf.uint32)
-    halves = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size]
-    return tf.cast(tf.reshape(halves, shape), tf.int32)
+def random_bits(shape, seed, dtype):
+    """Stateless uniform integers of `shape` in the whole range of `dtype`, uint8 or uint16."""
+    size, together = tf.reduce_prod(shape), 4 // dtype.size
+    words = tf.random.stateless_uniform([(size + together - 1) // together], seed, None, None, tf.uint32)
+    return tf.reshape(tf.reshape(tf.bitcast(words, dtype), [-1])[:size], shape)
