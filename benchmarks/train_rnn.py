@@ -57,8 +57,8 @@ def ours(values):
 
     import numpy as np
     import tensorflow as tf
-
     from side_by_side import median_rate
+
     from build_model import build_model
     from sequencing.config import Config, RNNDecoderConfig, RNNEncoderConfig, Seq2SeqConfig
     from sequencing.optimizers import build_optimizer
@@ -89,9 +89,8 @@ def ours(values):
 
 def peer(values):
     import torch
-    from torch import nn
-
     from side_by_side import median_rate
+    from torch import nn
 
     torch.set_num_threads(values.threads)
     torch.manual_seed(1)

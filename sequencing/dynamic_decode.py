@@ -7,7 +7,7 @@ def dynamic_decode(model, feedback, state, memory):
     """Walks a model until its feedback is content.
 
     Args:
-      model: has `step(ids [B, W], state, memory, time) -> (log_probs [B, W, N], state, weights [B, W, S])` and
+      model: has `step(ids [B, W], state, memory, time) -> (logits [B, W, N], state, weights [B, W, S])` and
         `reorder(state, parents [B, W])`.
       feedback: chooses what is fed; see `feedback.py`.
       state: the model's state before the first step, a nest of `[B, W, ...]`.
@@ -18,8 +18,8 @@ def dynamic_decode(model, feedback, state, memory):
     ids, chosen = feedback.initialize()
 
     def body(time, ids, state, chosen):
-        log_probs, state, weights = model.step(ids, state, memory, time)
-        ids, parents, chosen = feedback.next(time, log_probs, weights, chosen)
+        logits, state, weights = model.step(ids, state, memory, time)
+        ids, parents, chosen = feedback.next(time, logits, weights, chosen)
         if parents is not None:
             state = model.reorder(state, parents)
         return time + 1, tf.ensure_shape(ids, [None, feedback.width]), state, chosen

@@ -139,6 +139,7 @@ class RecurrentLayer(tf.Module):
         super().__init__(name=name)
         self.cell = CELLS[cell]
         self.state_size = state_size
+        self.turned = None  # transposed kernels, once `store_for_decoding` made them
         gates = self.cell.gates
         with self.name_scope:
             self.kernel = tf.Variable(glorot_uniform([input_size, gates * state_size]), name='kernel')
@@ -187,10 +188,20 @@ class RecurrentLayer(tf.Module):
 
     def step(self, inputs, state):
         """Reads one step: `[..., D]` floats and a state of `[..., H]` floats; returns the new state."""
-        kernel, bias = self.weights(inputs.dtype)
-        h_part = matmul(tf.cast(state.output, inputs.dtype), kernel)
-        wide = state.output.dtype
-        return self.cell.update(self.cell.combine(tf.cast(self.project(inputs), wide), tf.cast(h_part, wide), bias), state)
+        dtype, wide = inputs.dtype, state.output.dtype
+        output = tf.cast(state.output, dtype)
+        if self.turned:
+            x_part = matmul(inputs, self.turned[0], transposed=True) + tf.cast(self.bias, dtype)
+            h_part = matmul(output, self.turned[1], transposed=True)
+        else:
+            x_part = self.project(inputs)
+            h_part = matmul(output, tf.cast(self.recurrent_kernel, dtype))
+        bias = None if self.candidate_bias is None else tf.cast(self.candidate_bias, wide)
+        return self.cell.update(self.cell.combine(tf.cast(x_part, wide), tf.cast(h_part, wide), bias), state)
+
+    def store_for_decoding(self, dtype):
+        """See `layers.store_for_decoding`; whole sequences still read the variables."""
+        self.turned = [tf.transpose(tf.cast(kernel, dtype)) for kernel in (self.kernel, self.recurrent_kernel)]
 
 
 def scan(cell, x_parts, kernel, bias, initial_state, mask, reverse=False):

@@ -89,10 +89,10 @@ class Seq2Seq(tf.Module):
         return self.decoder.memory(encoded), self.decoder.initial_state(encoded, width, max_steps)
 
     def step(self, ids, state, memory, time):
-        """One step of search: `[B, W]` ids just chosen to log-probabilities `[B, W, N]` float32, the new state, and
-        attention weights `[B, W, S]`."""
+        """One step of search: `[B, W]` ids just chosen to logits `[B, W, N]` float32, the new state, and attention
+        weights `[B, W, S]`."""
         features, state, weights = self.decoder.step(self.trg_embedding(ids, self.dtype), state, memory, time)
-        return tf.nn.log_softmax(self.logits(features)), state, weights
+        return self.logits(features), state, weights
 
     def reorder(self, state, parents):
         """The state with hypothesis `parents[b, w]` in place `w`."""

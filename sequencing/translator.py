@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from sequencing.decode_options import options_for
+from sequencing.layers import store_for_decoding
 from sequencing.model_folder import checkpoint_path, read_config, restore_weights
 from sequencing.structures import Batch
 from sequencing.training import BATCH_SIGNATURE
@@ -256,4 +257,6 @@ def load(model_dir, checkpoint='best', precision=None):
     src_vocab, trg_vocab = load_vocabs(config, model_dir)
     model = build_model(config, src_vocab, trg_vocab, precision)
     restore_weights(model, path)
+    if config.model.kind == 'seq2seq':
+        store_for_decoding(model, model.dtype)
     return Translator(model, config, src_vocab, trg_vocab)

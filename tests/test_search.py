@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from sequencing import noise
 from sequencing.dynamic_decode import dynamic_decode
-from sequencing.feedback import BeamFeedBack, GreedyFeedBack, SampleFeedBack, sampling_distribution
+from sequencing.feedback import BeamFeedBack, GreedyFeedBack, SampleFeedBack, sampling_distribution, top_tokens
 from tests.support import seeds
 
 BOS, EOS = 2, 3
@@ -25,9 +25,10 @@ class MarkovModel:
         return tf.zeros([batch, width], tf.int32), tf.zeros([batch, 1])
 
     def step(self, ids, state, memory, time):
-        log_probs = tf.gather(self.table[:, time], ids, batch_dims=1)
+        # Logits may have any offset: what counts is their log-softmax.
+        logits = tf.gather(self.table[:, time], ids, batch_dims=1) + 3.0
         weights = tf.one_hot(time + ids, self.table.shape[1])
-        return log_probs, ids, weights
+        return logits, ids, weights
 
     def reorder(self, state, parents):
         return tf.gather(state, parents, batch_dims=1)
@@ -151,6 +152,16 @@ class SearchTest(tf.test.TestCase):
         )
         self.assertAllClose(together.scores, turned.scores[::-1])
         self.assertNotAllClose(together.scores[0], together.scores[1])
+
+    def test_the_largest_by_blocks_are_the_largest(self):
+        random = np.random.default_rng(seeds(self).randrange(2**31))
+        for size in (7, 640, 1000, 3001):
+            # Few different values, so that there are ties, which go to the lowest id.
+            logits = tf.constant(random.integers(0, size, [2, 3, size]), tf.float32)
+            values, tokens = top_tokens(logits, 5)
+            order = np.argsort(-logits.numpy(), axis=-1, kind='stable')[..., :5]
+            self.assertAllEqual(tokens, order)
+            self.assertAllEqual(values, np.take_along_axis(logits.numpy(), order, -1))
 
     def test_top_k_and_top_p_keep_the_likeliest(self):
         random = seeds(self)
