@@ -1,7 +1,7 @@
 """Configurations: copy this file to config.py and edit it.
 
-Each function `config_*()` returns a `Config`; `nmt_train.py --config config_demo` picks one by its name. Fields that are
-not given have the defaults of `sequencing/config.py`, which says what each is for.
+Each function `config_*()` returns a `Config`; `nmt_train.py --config config_demo` picks one by its name. Fields that
+are not given have the defaults of `sequencing/config.py`, which says what each is for.
 """
 
 from sequencing.config import (

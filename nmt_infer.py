@@ -37,7 +37,7 @@ def define_flags(flags):
     absl.DEFINE_string('config_file', '', 'file of --config', **own)
     absl.DEFINE_string('test_src', '-', 'text to translate, a line a sentence, .gz too; - is standard input', **own)
     absl.DEFINE_string('output_file', '-', 'where translations go; - is standard output', **own)
-    absl.DEFINE_multi_string('test_trg', [], 'reference; BLEU and chrF are printed on standard error; repeatable', **own)
+    absl.DEFINE_multi_string('test_trg', [], 'reference; BLEU and chrF go to standard error; repeatable', **own)
     absl.DEFINE_string('checkpoint', 'best', "'best', 'last' or the path of a checkpoint", **own)
     absl.DEFINE_string('decode', None, 'decoding mode: greedy, beam, sample, ...; by default that of the model', **own)
     absl.DEFINE_integer('beam_size', None, 'hypotheses that beam search walks', **own)

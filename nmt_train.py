@@ -26,7 +26,6 @@ from sequencing import model_folder  # noqa: E402
 from sequencing.config_files import load_config  # noqa: E402
 from sequencing.diagnosis import first_nonfinite  # noqa: E402
 from sequencing.errors import UserError  # noqa: E402
-from tools.explain import explain  # noqa: E402
 from sequencing.model_folder import Checkpoints  # noqa: E402
 from sequencing.optimizers import build_optimizer  # noqa: E402
 from sequencing.resume import check_resume  # noqa: E402
@@ -34,6 +33,7 @@ from sequencing.structures import Batch  # noqa: E402
 from sequencing.training import Totals, TrainingState, Updater  # noqa: E402
 from sequencing.validation import Validator  # noqa: E402
 from sequencing.warm_start import warm_start  # noqa: E402
+from tools.explain import explain  # noqa: E402
 
 USAGE = """
 Trains a model from a configuration: a function config_*() of a Python file.
@@ -87,8 +87,10 @@ def train(flags):
         try:
             return run_loop(config, model_dir, *prepared)
         except tf.errors.ResourceExhaustedError as error:
-            raise UserError('out of memory: lower train.batch_size (and raise train.accumulate by the same factor to '
-                            f'keep the update as it is). TensorFlow says: {error.message.splitlines()[0]}') from error  # fmt: skip
+            raise UserError(
+                'out of memory: lower train.batch_size (and raise train.accumulate by the same factor to keep the '
+                f'update as it is). TensorFlow says: {error.message.splitlines()[0]}'
+            ) from error
         finally:
             lock.close()
 
@@ -272,8 +274,9 @@ class Progress:
             if self.train.max_minutes:
                 left = min(left, 60 * self.train.max_minutes - (now - self.started))
             print(
-                f'step {step}  epoch {self.epochs(position):.2f}  loss {scalars["loss"]:.4f}  nll {scalars["nll"]:.4f}  '
-                f'gradient {scalars["gradient_norm"]:.2f}  {scalars["target_tokens_per_second"]:,.0f} target tokens/s  '
+                f'step {step}  epoch {self.epochs(position):.2f}  loss {scalars["loss"]:.4f}  '
+                f'nll {scalars["nll"]:.4f}  gradient {scalars["gradient_norm"]:.2f}  '
+                f'{scalars["target_tokens_per_second"]:,.0f} target tokens/s  '
                 f'ETA {left / 60:.0f} min' + (f'  skipped {skipped}' if skipped else ''),
                 flush=True,
             )

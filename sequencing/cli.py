@@ -48,7 +48,7 @@ def run(body, define, argv=None, usage=''):
     except flags.Error as error:
         unknown = getattr(error, 'flagname', None)
         close = difflib.get_close_matches(unknown, list(values), n=1) if unknown else []
-        meant = f' Did you mean --{close[0]}?' if close and "Did you mean" not in str(error) else ''
+        meant = f' Did you mean --{close[0]}?' if close and 'Did you mean' not in str(error) else ''
         return _fail(name, f'{error}{meant} See {name} --help.')
     except UserError as error:
         return _fail(name, error)

@@ -286,5 +286,3 @@ class Config:
 def replace(config, **changes):
     """`dataclasses.replace`, under a name that configs read well with."""
     return dataclasses.replace(config, **changes)
-
-

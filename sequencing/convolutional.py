@@ -130,10 +130,10 @@ class ConvMemory(NamedTuple):
 class ConvDecoderLayer(tf.Module):
     """A causal gated convolution, then attention of what it gave and the embedded target over the source.
 
-        h        = gated_convolution(dropout(x))
-        query    = (linear(h) + embedded) * sqrt(0.5)
-        weights  = softmax(query . keys / sqrt(D))
-        x'       = ((h + linear(weights @ values * sqrt(source length))) * sqrt(0.5) + x) * sqrt(0.5)
+    h        = gated_convolution(dropout(x))
+    query    = (linear(h) + embedded) * sqrt(0.5)
+    weights  = softmax(query . keys / sqrt(D))
+    x'       = ((h + linear(weights @ values * sqrt(source length))) * sqrt(0.5) + x) * sqrt(0.5)
     """
 
     def __init__(self, size, width, weight_norm, dropout, name='layer'):

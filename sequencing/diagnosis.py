@@ -51,6 +51,6 @@ def _finite(result):
 
 def _path(model, module):
     """Dotted attribute path of `module` below `model`, as in a checkpoint's keys."""
-    for path, found in model._flatten(recursive=True, predicate=lambda m: m is module, with_path=True):
+    for path, _ in model._flatten(recursive=True, predicate=lambda m: m is module, with_path=True):
         return '.'.join(map(str, path))
     return module.name

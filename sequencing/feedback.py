@@ -364,5 +364,3 @@ class TrainingFeedBack:
         real = tf.cast(self.trg_mask, tf.float32)
         sentences = tf.reduce_sum(tf.cast(tf.reduce_any(self.trg_mask, axis=1), tf.float32))
         return LossParts(state.loss, state.nll, tf.reduce_sum(real), sentences)
-
-

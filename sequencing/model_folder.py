@@ -1,12 +1,12 @@
 """The model folder: what is in it, how it is written so that a kill at any moment loses nothing, how it is read.
 
-    config.json      the configuration in force
-    manifest.json    format version, package versions, data files, seed
-    vocab/           vocabularies
-    ckpt-*           the last checkpoints: weights, optimizer, position in the data, counters
-    best/            the weights with the best validation score
-    tensorboard/     scalars
-    translations/    the dev set as translated at each validation
+config.json      the configuration in force
+manifest.json    format version, package versions, data files, seed
+vocab/           vocabularies
+ckpt-*           the last checkpoints: weights, optimizer, position in the data, counters
+best/            the weights with the best validation score
+tensorboard/     scalars
+translations/    the dev set as translated at each validation
 """
 
 import fcntl
@@ -143,8 +143,10 @@ class Checkpoints:
         try:
             self.last.save(checkpoint_number=int(self.state.step))
         except (OSError, tf.errors.OpError) as error:
-            raise UserError(f'could not write a checkpoint to {self.model_dir}: {_reason(error)}. The last complete '
-                            'one is untouched; make room or change permissions and start again.') from error  # fmt: skip
+            raise UserError(
+                f'could not write a checkpoint to {self.model_dir}: {_reason(error)}. The last complete one is '
+                'untouched; make room or change permissions and start again.'
+            ) from error
 
     def save_best(self):
         """Writes the weights as the best so far."""

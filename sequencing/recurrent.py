@@ -102,6 +102,7 @@ class PlainCell:
     gates = 1
     separate = False
     state = RNNState
+
     @staticmethod
     def pre_size(units):
         return units

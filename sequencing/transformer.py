@@ -60,8 +60,8 @@ class FeedForward(tf.Module):
 class Residual(tf.Module):
     """What surrounds a part `f` of a layer.
 
-        pre-norm:  x + dropout(f(norm(x)))
-        post-norm: norm(x + dropout(f(x)))
+    pre-norm:  x + dropout(f(norm(x)))
+    post-norm: norm(x + dropout(f(x)))
     """
 
     def __init__(self, size, pre_norm, dropout, name):

@@ -106,9 +106,7 @@ def check_source_padding(test, random, decoder, embedding_size, encoded, count=4
     batch = encoded.mask.shape[0]
     embedded, mask = floats(random, batch, count, embedding_size), tf.ones([batch, count], tf.bool)
     junk = 9 * floats(random, batch, 3, encoded.outputs.shape[-1])
-    padded = EncoderOutput(
-        tf.concat([encoded.outputs, junk], axis=1), tf.pad(encoded.mask, [[0, 0], [0, 3]]), ()
-    )
+    padded = EncoderOutput(tf.concat([encoded.outputs, junk], axis=1), tf.pad(encoded.mask, [[0, 0], [0, 3]]), ())
     features, weights = decoder(embedded, encoded, mask)
     again, again_weights = decoder(embedded, padded, mask)
     test.assertAllClose(features, again, atol=1e-5)
@@ -135,7 +133,5 @@ def check_unknown_shapes(test, call, *tensors):
              for x in tensors]  # fmt: skip
     traced = tf.function(call, input_signature=specs, autograph=False)
     for arguments in (tensors, [x[1:] for x in tensors]):
-        tf.nest.map_structure(
-            lambda x, y: test.assertAllClose(x, y, atol=1e-5), call(*arguments), traced(*arguments)
-        )
+        tf.nest.map_structure(lambda x, y: test.assertAllClose(x, y, atol=1e-5), call(*arguments), traced(*arguments))
     test.assertEqual(traced.experimental_get_tracing_count(), 1)

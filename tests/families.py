@@ -14,10 +14,11 @@ from sequencing.config import (
 from sequencing.translator import Translator
 from sequencing.vocab import Vocab
 
+NO_DROPOUT = {'dropout': 0.0, 'attention_dropout': 0.0, 'hidden_dropout': 0.0}
 RNN = (RNNEncoderConfig(state_size=48, dropout=0.0),
        RNNDecoderConfig(state_size=48, attention_size=24, readout_size=32, dropout=0.0))  # fmt: skip
-TRANSFORMER = (TransformerEncoderConfig(layers=2, size=32, heads=4, hidden_size=64, dropout=0.0, attention_dropout=0.0, hidden_dropout=0.0),
-               TransformerDecoderConfig(layers=2, size=32, heads=4, hidden_size=64, dropout=0.0, attention_dropout=0.0, hidden_dropout=0.0))  # fmt: skip
+TRANSFORMER = (TransformerEncoderConfig(layers=2, size=32, heads=4, hidden_size=64, **NO_DROPOUT),
+               TransformerDecoderConfig(layers=2, size=32, heads=4, hidden_size=64, **NO_DROPOUT))  # fmt: skip
 CONV = (ConvEncoderConfig(layers=3, size=32, dropout=0.0), ConvDecoderConfig(layers=3, size=32, dropout=0.0))
 FAMILIES = {
     'rnn': RNN,
