@@ -4,6 +4,8 @@ Each function `config_*()` returns a `Config`; `nmt_train.py --config config_dem
 are not given have the defaults of `sequencing/config.py`, which says what each is for.
 """
 
+import dataclasses
+
 from sequencing.config import (
     Config,
     CorpusConfig,
@@ -13,6 +15,8 @@ from sequencing.config import (
     RNNEncoderConfig,
     Seq2SeqConfig,
     TrainConfig,
+    TransformerDecoderConfig,
+    TransformerEncoderConfig,
     VocabConfig,
 )
 
@@ -85,4 +89,64 @@ def real_text(language):
         decode=DecodeConfig(length_penalty=0.6),
         precision='mixed_bfloat16',
         model_dir=f'runs/en2{language}',
+    )  # fmt: skip
+
+
+def config_transformer_tiny():
+    """English to German by a Transformer for trying things out; data as for `config_en2de`."""
+    return transformer('de', 'tiny', layers=(2, 2), size=128, heads=4, hidden_size=512)
+
+
+def config_transformer_small():
+    """A Transformer for some hundred thousand sentences and a CPU."""
+    return transformer('de', 'small', layers=(3, 3), size=256, heads=4, hidden_size=1024)
+
+
+def config_transformer_small_en2ro():
+    return transformer('ro', 'small', layers=(3, 3), size=256, heads=4, hidden_size=1024)
+
+
+def config_transformer_small_en2zh():
+    return transformer('zh', 'small', layers=(3, 3), size=256, heads=4, hidden_size=1024)
+
+
+def config_transformer_deep():
+    """Six encoder layers, one decoder layer: nearly as good as small, and fast to decode (Kasai et al., 2021)."""
+    return transformer('de', 'deep', layers=(6, 1), size=256, heads=4, hidden_size=1024)
+
+
+def config_transformer_base():
+    """The base model of Vaswani et al., 2017, pre-norm; for millions of sentences and a GPU."""
+    return transformer('de', 'base', layers=(6, 6), size=512, heads=8, hidden_size=2048, batch_size=25_000,
+                       warmup_steps=4000, learning_rate=7e-4)  # fmt: skip
+
+
+def config_transformer_big():
+    """The big model of Vaswani et al., 2017, pre-norm."""
+    return transformer('de', 'big', layers=(6, 6), size=1024, heads=16, hidden_size=4096, batch_size=25_000,
+                       warmup_steps=4000, learning_rate=5e-4, dropout=0.3)  # fmt: skip
+
+
+def transformer(language, name, layers, size, heads, hidden_size, dropout=0.1, batch_size=2400, warmup_steps=1000,
+                learning_rate=1.5e-3):  # fmt: skip
+    """A Transformer on the data of `real_text`; `layers` are those of encoder and decoder."""
+    base = real_text(language)
+    same = dict(size=size, heads=heads, hidden_size=hidden_size, dropout=dropout)
+    joint = language != 'zh'  # no script in common
+    return dataclasses.replace(
+        base,
+        data=dataclasses.replace(base.data, joint_vocab=joint),
+        model=Seq2SeqConfig(
+            embedding_size=size,
+            share_embeddings=joint,
+            tie_output=True,
+            encoder=TransformerEncoderConfig(layers=layers[0], **same),
+            decoder=TransformerDecoderConfig(layers=layers[1], **same),
+        ),
+        train=TrainConfig(
+            learning_rate=learning_rate, schedule='inverse_sqrt', warmup_steps=warmup_steps, beta_2=0.98, epsilon=1e-9,
+            label_smoothing=0.1, batch_size=batch_size, clip_norm=1.0, ema=0.999, validate_every=2000, save_every=1000,
+            patience=5,
+        ),
+        model_dir=f'runs/transformer_{name}_en2{language}',
     )  # fmt: skip
