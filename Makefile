@@ -26,9 +26,9 @@ test: lint
 	$(VENV)/bin/nosetests tests
 
 system: setup
-	SEQUENCING_SYSTEM=1 $(VENV)/bin/nosetests tests/system
+	$(VENV)/bin/nosetests system_tests
 
-bench: setup
+bench: demo
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(RUN) benchmarks/run_all.py
 
