@@ -154,7 +154,8 @@ class ConvDecoderLayer(tf.Module):
 
     def attend(self, x, gated, placed, keys, values, memory):
         query = (self.query(gated) + placed) * HALF
-        scores = tf.matmul(query, keys[:, 0], transpose_b=True) * tf.cast(query.shape[-1] ** -0.5, query.dtype)
+        query *= tf.cast(query.shape[-1] ** -0.5, query.dtype)  # here for the reason given in HeadAttention
+        scores = tf.matmul(query, keys[:, 0], transpose_b=True)
         wide = scores if scores.dtype == tf.float64 else tf.cast(scores, tf.float32)
         weights = tf.cast(tf.nn.softmax(wide + memory.bias), query.dtype)
         found = tf.matmul(weights, values[:, 0]) * memory.length_scale

@@ -180,7 +180,7 @@ class RecurrentLayer(tf.Module):
         if initial_state is None:
             initial_state = zero_state(self.cell, [tf.shape(inputs)[0], self.state_size], inputs.dtype)
         projected = tf.transpose(self.project(inputs), [1, 0, 2])
-        steps_mask = tf.transpose(mask)[:, :, tf.newaxis]
+        steps_mask = tf.expand_dims(tf.transpose(tf.cast(mask, tf.float32)) > 0, 2)  # oneDNN transposes no bools
         states, final = scan(self.cell, projected, kernel, bias, initial_state, steps_mask, reverse)
         outputs = tf.transpose(tf.cast(states.output, inputs.dtype), [1, 0, 2])
         outputs = tf.where(mask[:, :, tf.newaxis], outputs, tf.zeros([], inputs.dtype))
