@@ -79,6 +79,9 @@ def train(flags):
         return explain(config, origins, model_dir)
     if flags.restart and os.path.exists(model_dir):
         cli.note(f'{model_dir} is now {model_folder.move_aside(model_dir)}')
+    if config.model.kind != 'seq2seq':
+        raise UserError(f'model.kind {config.model.kind}: this version trains autoregressive models (seq2seq); flow '
+                        'models come from published checkpoints, by tools/import_flowseq.py.')  # fmt: skip
     make_folder(model_dir)
     lock = model_folder.lock(model_dir)
     check_resume(model_dir, config)

@@ -5,8 +5,6 @@ import random
 import sys
 import unittest
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-
 _SEED = int(os.environ.get('SEQUENCING_TEST_SEED') or random.SystemRandom().randrange(2**31))
 print(f'SEQUENCING_TEST_SEED={_SEED}', file=sys.stderr)
 
