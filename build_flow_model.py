@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from flow_layers.build import build_flow, build_gaussian_prior
-from sequencing.flowseq import FlowSeq
+from sequencing.flowseq import FlowSeq, OutputLayer
 from sequencing.flowseq_decoders import RecurrentDecoder, TransformerDecoder
 from sequencing.flowseq_encoders import RecurrentEncoder, TransformerEncoder
 from sequencing.flowseq_posteriors import RecurrentPosterior, TransformerPosterior
@@ -35,12 +35,12 @@ def build_flow_model(config, src_vocab, trg_vocab, dtype=tf.float32):
         build_decoder(model),
         build_length_predictor(model),
         build_prior(model),
+        OutputLayer(model.latent_size, trg_vocab.size, trg_embedding if model.tie_output else None),
         model.latent_size,
         trg_vocab.size,
         trg_vocab.pad_id,
         trg_vocab.unk_id,
         trg_vocab.eos_id,
-        tie_output=model.tie_output,
         dtype=dtype,
         label_smoothing=config.train.label_smoothing,
         any_token=model.any_token,

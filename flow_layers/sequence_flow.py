@@ -42,6 +42,10 @@ class SequenceFlow(SequenceBijector):
         rows = Rows(mask)
         return FlowMemory(outputs, mask, project_source(self.conditioners(), rows, rows.flat(outputs)))
 
+    def folded(self, dtype):
+        """The same map in fewer operations, for weights that do not change any more; itself, where none is known."""
+        return self
+
     def conditioners(self):
         """All conditioners below, in a fixed order."""
         return [module for module in self.submodules if isinstance(module, Conditioner)]
@@ -70,6 +74,12 @@ class MultiLevelFlow(SequenceFlow):
         if len(sizes) != len(self.layers):
             raise ValueError(f'{name}: {len(self.layers)} levels have {len(self.layers) - 1} factors; got {factors}')
         self.kept = [size // 2 for size in sizes[1:]]
+
+    def folded(self, dtype):
+        """As `SequenceFlow.folded`, where all couplings are of the kind that `FoldedFlow` knows."""
+        from flow_layers.folded import FoldedFlow, foldable  # built on this file
+
+        return FoldedFlow(self, dtype) if foldable(self) else self
 
     @staticmethod
     def sizes(depth, factors):

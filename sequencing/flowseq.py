@@ -18,7 +18,6 @@ from sequencing.blocks import Rows
 from sequencing.flowseq_encoders import last_state
 from sequencing.flowseq_posteriors import sample_posterior
 from sequencing.losses import cross_entropy
-from sequencing.structures import EncoderOutput
 
 RECONSTRUCTION, FULL = 'reconstruction', 'full'  # the two phases of training
 
@@ -37,6 +36,58 @@ class FlowLoss(NamedTuple):
     out_of_reach: tf.Tensor  # scalar float, sentences whose length the predictor cannot express
 
 
+class OutputLayer(tf.Module):
+    """Features to scores of all tokens, by a matrix of its own or by an embedding's table.
+
+    Args:
+      size: width of the features.
+      vocab_size: N.
+      embedding: `LookUpOp` to score with; None for a matrix of its own.
+    """
+
+    def __init__(self, size, vocab_size, embedding=None, name='output'):
+        super().__init__(name=name)
+        self.embedding = embedding
+        with self.name_scope:
+            self.bias = tf.Variable(tf.zeros([vocab_size]), name='bias')
+            if embedding is None:
+                self.kernel = tf.Variable(tf.random.uniform([size, vocab_size], -0.1, 0.1), name='kernel')
+
+    def __call__(self, features):
+        """Maps flat `[M, size]` to `[M, N]`, at least float32."""
+        tied = self.embedding is not None
+        kernel = tf.cast(self.embedding.table if tied else self.kernel, features.dtype)
+        scores = tf.matmul(features, kernel, transpose_b=tied)
+        wide = scores if scores.dtype == tf.float64 else tf.cast(scores, tf.float32)
+        return wide + tf.cast(self.bias, wide.dtype)
+
+
+class EncodedSource:
+    """An encoded source, and what each part of the model makes of it once; lives within one call.
+
+    Attributes:
+      rows: `Rows` of the source; states: flat `[B * S, D]`, zero at padding.
+      context: `[B, D]`, one vector for the sentence.
+      lengths: `[B]` int32, EOS included.
+    """
+
+    def __init__(self, model, states, rows):
+        self.model, self.states, self.rows = model, states, rows
+        self.context = last_state(states, rows)
+        self.lengths = rows.counts(tf.int32)
+
+    def for_posterior(self):
+        return self.rows.kept('posterior', lambda: self.model.posterior.prepare(self.states, self.rows))
+
+    def for_decoder(self):
+        return self.rows.kept('decoder', lambda: self.model.decoder.prepare(self.states, self.rows))
+
+    def for_prior(self):
+        """The prior's memory of the source."""
+        prepare = self.model.prior.prepare
+        return self.rows.kept('prior', lambda: prepare(self.rows.padded(self.states), self.rows.mask))
+
+
 class FlowSeq(tf.Module):
     """See the top of the file.
 
@@ -45,30 +96,25 @@ class FlowSeq(tf.Module):
       encoder, posterior, decoder, length_predictor: parts from the files of these names.
       prior: a flow (forward: latent to noise); has `prepare`, `forward_and_log_det`, `inverse_and_log_det`,
         `initialise`, all given `mask=` and `memory=`.
+      output: `OutputLayer`.
       latent_size: channels of a latent.
       trg_vocab_size: N; pad_id, unk_id, eos_id: of the target.
-      tie_output: score tokens with the target embedding.
       dtype: of the arithmetic; latents and what the flow does to them stay float32.
       label_smoothing: of the reconstruction loss.
       any_token: let PAD and UNK be chosen in decoding, as the published implementation does.
     """
 
-    def __init__(self, src_embedding, trg_embedding, encoder, posterior, decoder, length_predictor, prior, latent_size,
-                 trg_vocab_size, pad_id, unk_id, eos_id, tie_output=False, dtype=tf.float32, label_smoothing=0.0,
+    def __init__(self, src_embedding, trg_embedding, encoder, posterior, decoder, length_predictor, prior, output,
+                 latent_size, trg_vocab_size, pad_id, unk_id, eos_id, dtype=tf.float32, label_smoothing=0.0,
                  any_token=False, name='flowseq'):  # fmt: skip
         super().__init__(name=name)
         self.src_embedding, self.trg_embedding = src_embedding, trg_embedding
         self.encoder, self.posterior, self.decoder = encoder, posterior, decoder
-        self.length_predictor, self.prior = length_predictor, prior
+        self.length_predictor, self.prior, self.output = length_predictor, prior, output
         self.latent_size, self.vocab_size = latent_size, trg_vocab_size
         self.pad_id, self.unk_id, self.eos_id = pad_id, unk_id, eos_id
-        self.dtype, self.label_smoothing, self.tie_output = dtype, label_smoothing, tie_output
+        self.dtype, self.label_smoothing = dtype, label_smoothing
         self.any_token = any_token
-        with self.name_scope:
-            self.output_bias = tf.Variable(tf.zeros([trg_vocab_size]), name='output_bias')
-            if not tie_output:
-                start = tf.random.uniform([latent_size, trg_vocab_size], -0.1, 0.1)
-                self.output_kernel = tf.Variable(start, name='output_kernel')
 
     decoding_modes = flowseq_decoding.MODES
 
@@ -78,26 +124,14 @@ class FlowSeq(tf.Module):
         return self.length_predictor.unit
 
     def encode(self, src_ids, src_mask, seed=None):
-        """`[B, S]` ids and mask to `EncoderOutput`: states `[B, S, D]`; final state: one vector each, `[B, D]`."""
+        """`[B, S]` ids and mask to an `EncodedSource`."""
         rows = Rows(src_mask)
-        states = self.encoder(rows.flat(self.src_embedding(src_ids, self.dtype)), rows, seed)
-        return EncoderOutput(rows.padded(states), src_mask, last_state(states, rows))
-
-    def prepared_posterior(self, encoded):
-        """What `posterior_ends` needs of the source, made once."""
-        return _prepared(self.posterior, encoded)
-
-    def prepared_decoder(self, encoded):
-        """What `logits` needs of the source, made once."""
-        return _prepared(self.decoder, encoded)
-
-    def prepared_prior(self, encoded):
-        """What the prior needs of the source, made once: a `FlowMemory`."""
-        return self.prior.prepare(encoded.outputs, encoded.mask)
+        return EncodedSource(self, self.encoder(rows.flat(self.src_embedding(src_ids, self.dtype)), rows, seed), rows)
 
     def posterior_ends(self, trg_ids, rows, source, seed=None):
         """Means and log-variances of q(z | x, y), flat `[B * T, D]` float32, for `trg_ids` `[B, T]`."""
-        return self.posterior(rows.flat(self.trg_embedding(trg_ids, self.dtype)), rows, source, seed)
+        embedded = rows.flat(self.trg_embedding(trg_ids, self.dtype))
+        return self.posterior(embedded, rows, source.for_posterior(), seed)
 
     def logits(self, z, rows, source, seed=None, chosen=None):
         """Scores of all tokens, float32.
@@ -105,23 +139,20 @@ class FlowSeq(tf.Module):
         Args:
           z: flat latents `[B * T, D]`, zero at padding.
           rows: their `Rows`.
-          source: of `prepared_decoder`.
+          source: `EncodedSource`.
           seed: for dropout.
           chosen: `[M]` int, the rows to score; None for all.
         """
-        features = self.decoder(tf.cast(z, self.dtype), rows, source, seed)
+        features = self.decoder(tf.cast(z, self.dtype), rows, source.for_decoder(), seed)
         if chosen is not None:
             features = tf.gather(features, chosen)
-        if self.tie_output:
-            scores = tf.matmul(features, tf.cast(self.trg_embedding.table, features.dtype), transpose_b=True)
-        else:
-            scores = tf.matmul(features, tf.cast(self.output_kernel, features.dtype))
-        wide = scores if scores.dtype == tf.float64 else tf.cast(scores, tf.float32)
-        return wide + tf.cast(self.output_bias, wide.dtype)
+        return self.output(features)
 
-    def prior_log_prob(self, z, rows, memory, seed=None):
+    def prior_log_prob(self, z, rows, source, seed=None):
         """log p(z | x) of flat latents, `[B]` in nats."""
-        noise, log_det = self.prior.forward_and_log_det(rows.padded(z), mask=rows.mask, memory=memory, seed=seed)
+        noise, log_det = self.prior.forward_and_log_det(
+            rows.padded(z), mask=rows.mask, memory=source.for_prior(), seed=seed
+        )
         return log_det - 0.5 * rows.sums(tf.square(rows.flat(noise)) + math.log(2.0 * math.pi))
 
     def cross_entropies(self, z, trg_ids, rows, source, seed=None):
@@ -131,12 +162,11 @@ class FlowSeq(tf.Module):
         smoothed, nll = cross_entropy(self.logits(z, rows, source, seed, real), targets, self.label_smoothing)
         return [tf.math.unsorted_segment_sum(x, real // rows.time, rows.batch) for x in (smoothed, nll)]
 
-    def length_loss(self, encoded, rows, seed=None):
+    def length_loss(self, source, rows, seed=None):
         """-log p(T | x), smoothed and plain, each `[B]`, and which lengths the predictor cannot express, `[B]` bool."""
-        src_lengths = tf.reduce_sum(tf.cast(encoded.mask, tf.int32), axis=1)
         lengths = rows.counts(tf.int32)
-        losses = self.length_predictor.loss(encoded.final_state, src_lengths, lengths, seed)
-        return *losses, self.length_predictor.expressible(src_lengths, lengths) != lengths
+        losses = self.length_predictor.loss(source.context, source.lengths, lengths, seed)
+        return *losses, self.length_predictor.expressible(source.lengths, lengths) != lengths
 
     def loss(self, batch, seed=None, phase=FULL, kl_weight=1.0, samples=1, draws=None, smooth=True):
         """The training loss.
@@ -153,10 +183,9 @@ class FlowSeq(tf.Module):
         Returns:
           `FlowLoss`; reconstruction and KL are means over the samples.
         """
-        encoded = self.encode(batch.src_ids, batch.src_mask, seed)
+        source = self.encode(batch.src_ids, batch.src_mask, seed)
         rows = Rows(batch.trg_mask)
-        mean, log_variance = self.posterior_ends(batch.trg_ids, rows, self.prepared_posterior(encoded), seed)
-        source = self.prepared_decoder(encoded)
+        mean, log_variance = self.posterior_ends(batch.trg_ids, rows, source, seed)
         if phase == RECONSTRUCTION:
             smoothed, plain = self.cross_entropies(mean, batch.trg_ids, rows, source, seed)
             kl = tf.zeros_like(plain)
@@ -164,12 +193,11 @@ class FlowSeq(tf.Module):
             if draws is None:
                 draws = self.latent_noise(seed, batch.index, samples, rows.time)
             many, z, log_q = sample_posterior(mean, log_variance, rows, draws)
-            memory = self.prepared_prior(encoded)
-            kl = _mean_of_samples(log_q - self.prior_log_prob(z, many, memory, seed), samples)
+            kl = _mean_of_samples(log_q - self.prior_log_prob(z, many, source, seed), samples)
             trg_ids = tf.repeat(batch.trg_ids, samples, axis=0)
             losses = self.cross_entropies(z, trg_ids, many, source, seed)
             smoothed, plain = [_mean_of_samples(x, samples) for x in losses]
-        smoothed_length, length, out_of_reach = self.length_loss(encoded, rows, seed)
+        smoothed_length, length, out_of_reach = self.length_loss(source, rows, seed)
         trained = smoothed + smoothed_length if smooth else plain + length
         real = tf.reduce_any(batch.trg_mask, axis=1)  # a sentence that fills up a batch adds nothing
 
@@ -195,6 +223,14 @@ class FlowSeq(tf.Module):
         parts = keys[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.range(count)[:, tf.newaxis, tf.newaxis]
         return noise.normals(first, second, *parts, tf.range(time)[:, tf.newaxis], tf.range(self.latent_size))
 
+    def for_decoding(self):
+        """The same model with its prior folded into fewer operations: for weights that do not change any more."""
+        return FlowSeq(
+            self.src_embedding, self.trg_embedding, self.encoder, self.posterior, self.decoder, self.length_predictor,
+            self.prior.folded(self.dtype), self.output, self.latent_size, self.vocab_size, self.pad_id, self.unk_id,
+            self.eos_id, self.dtype, self.label_smoothing, self.any_token,
+        )  # fmt: skip
+
     def translate(self, src_ids, src_mask, limits, options):
         """Translates a batch: see `flowseq_decoding.translate`."""
         return flowseq_decoding.translate(self, src_ids, src_mask, limits, options)
@@ -208,23 +244,15 @@ class FlowSeq(tf.Module):
         Args:
           over_padding: let padding count in the statistics, as the published implementation does.
         """
-        encoded = self.encode(batch.src_ids, batch.src_mask)
+        source = self.encode(batch.src_ids, batch.src_mask)
         rows = Rows(batch.trg_mask)
         embedded = rows.flat(self.trg_embedding(batch.trg_ids, self.dtype))
         ends = ['mean'] if phase == RECONSTRUCTION else ['log_variance']
-        mean, log_variance = self.posterior.initialise(
-            embedded, rows, self.prepared_posterior(encoded), ends, over_padding
-        )
+        mean, log_variance = self.posterior.initialise(embedded, rows, source.for_posterior(), ends, over_padding)
         if phase == FULL:
             draws = self.latent_noise(seed, batch.index, 1, rows.time)
             rows, z, _ = sample_posterior(mean, log_variance, rows, draws)
-            memory = self.prepared_prior(encoded)
-            self.prior.initialise(rows.padded(z), mask=rows.mask, memory=memory, over_padding=over_padding)
-
-
-def _prepared(part, encoded):
-    rows = Rows(encoded.mask)
-    return part.prepare(rows.flat(encoded.outputs), rows)
+            self.prior.initialise(rows.padded(z), mask=rows.mask, memory=source.for_prior(), over_padding=over_padding)
 
 
 def _mean_of_samples(x, samples):

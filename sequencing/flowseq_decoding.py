@@ -57,17 +57,17 @@ def translate(model, src_ids, src_mask, limits, options):
     Returns:
       `FlowHypotheses`.
     """
-    encoded = model.encode(src_ids, src_mask)
+    source = model.encode(src_ids, src_mask)
     keys = noise.source_hash(src_ids, src_mask)
     if options.decode == 'argmax':
-        found = argmax(model, encoded, keys, options.tau, options.ntr, options.seed)
+        found = argmax(model, source, keys, options.tau, options.ntr, options.seed)
         count, ranks = options.ntr if options.tau else 1, found.scores
     else:
         zero_first = options.decode != 'sample'
-        found = candidates(model, encoded, keys, options.nlen, options.ntr, options.tau, options.seed, zero_first)
+        found = candidates(model, source, keys, options.nlen, options.ntr, options.tau, options.seed, zero_first)
         count, ranks = options.nlen * options.ntr, found.scores
         if options.decode == 'iw':
-            scores = weighted_scores(model, encoded, keys, found, options.iw_k, options.seed)
+            scores = weighted_scores(model, source, keys, found, options.iw_k, options.seed)
             found, ranks = found._replace(scores=scores), scores / tf.cast(found.spans, tf.float32)
     possible = found.length_log_probs > -math.inf
     found = found._replace(scores=tf.where(possible, found.scores, -math.inf))
@@ -95,23 +95,23 @@ def _best_first(model, found, ranks, limits, possible, count):
     )
 
 
-def argmax(model, encoded, keys, tau, samples, seed):
+def argmax(model, source, keys, tau, samples, seed):
     """The candidate of the most probable length: from zero noise, or from the likeliest of `samples` noisy latents."""
-    lengths, length_log_probs = _lengths(model, encoded, 1)
+    lengths, length_log_probs = _lengths(model, source, 1)
     if tau == 0.0:
         samples = 1  # all of them would be the same
     rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first=False)
-    z, density = generate(model, encoded, rows, draws)
+    z, density = generate(model, source, rows, draws)
     if samples > 1:
         best = tf.argmax(tf.reshape(density, [-1, samples]), axis=1, output_type=tf.int32)
         places = best + samples * tf.range(tf.size(best))
         z, rows = tf.gather(rows.padded(z), places), Rows(tf.gather(rows.mask, places))
         z = rows.flat(z)
-    ids, scores = decode(model, encoded, z, rows)
+    ids, scores = decode(model, source, z, rows)
     return _as_candidates(model, ids, scores, rows, length_log_probs)
 
 
-def candidates(model, encoded, keys, lengths_count, samples, tau, seed, zero_first):
+def candidates(model, source, keys, lengths_count, samples, tau, seed, zero_first):
     """`lengths_count * samples` candidates a source, those of one length next to each other.
 
     Args:
@@ -120,16 +120,15 @@ def candidates(model, encoded, keys, lengths_count, samples, tau, seed, zero_fir
     Returns:
       `Candidates`.
     """
-    lengths, length_log_probs = _lengths(model, encoded, lengths_count)
+    lengths, length_log_probs = _lengths(model, source, lengths_count)
     rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first)
-    z, _ = generate(model, encoded, rows, draws)
-    ids, scores = decode(model, encoded, z, rows)
+    z, _ = generate(model, source, rows, draws)
+    ids, scores = decode(model, source, z, rows)
     return _as_candidates(model, ids, scores, rows, tf.repeat(length_log_probs, samples, axis=1))
 
 
-def _lengths(model, encoded, count):
-    src_lengths = tf.reduce_sum(tf.cast(encoded.mask, tf.int32), axis=1)
-    return model.length_predictor.predict(encoded.final_state, src_lengths, count)
+def _lengths(model, source, count):
+    return model.length_predictor.predict(source.context, source.lengths, count)
 
 
 def _noise(model, lengths, keys, samples, tau, seed, zero_first):
@@ -153,15 +152,14 @@ def _noise(model, lengths, keys, samples, tau, seed, zero_first):
     return rows, rows.only_real(tau * tf.reshape(draws, shape))
 
 
-def generate(model, encoded, rows, draws):
+def generate(model, source, rows, draws):
     """Latents from noise, flat `[N, D]`, and log p(z | x), one each; several for each source."""
-    memory = model.prepared_prior(encoded)
-    z, log_det = model.prior.inverse_and_log_det(rows.padded(draws), mask=rows.mask, memory=memory)
+    z, log_det = model.prior.inverse_and_log_det(rows.padded(draws), mask=rows.mask, memory=source.for_prior())
     density = -0.5 * rows.sums(tf.square(draws) + math.log(2.0 * math.pi)) - log_det
     return rows.flat(z), density
 
 
-def decode(model, encoded, z, rows, keep_tail=False):
+def decode(model, source, z, rows, keep_tail=False):
     """The likeliest tokens for given latents.
 
     Args:
@@ -170,7 +168,7 @@ def decode(model, encoded, z, rows, keep_tail=False):
     Returns:
       ids `[N, T]` int32, PAD at padding, and log p(y | z, x) of these, `[N]`.
     """
-    logits = model.logits(z, rows, model.prepared_decoder(encoded))
+    logits = model.logits(z, rows, source)
     normaliser = tf.reduce_logsumexp(logits, axis=1)
     if not model.any_token:
         barred = tf.one_hot([model.pad_id, model.unk_id], model.vocab_size, on_value=-math.inf, off_value=0.0)
@@ -203,20 +201,20 @@ def score(model, src_ids, src_mask, trg_ids, trg_mask, options):
       options: `DecodeOptions`: for `iw` the weighted estimate with its `iw_k` and `seed`; else log p(y | z, x) with the
         latent of zero noise.
     """
-    encoded = model.encode(src_ids, src_mask)
+    source = model.encode(src_ids, src_mask)
     rows = Rows(trg_mask)
     spans = rows.counts(tf.int32)
     if options.decode != 'iw':
-        z, _ = generate(model, encoded, rows, tf.zeros([rows.batch * rows.time, model.latent_size]))
-        return -model.cross_entropies(z, trg_ids, rows, model.prepared_decoder(encoded))[1]
-    lengths, log_probs = _lengths(model, encoded, 2 * model.length_predictor.reach + 1)
+        z, _ = generate(model, source, rows, tf.zeros([rows.batch * rows.time, model.latent_size]))
+        return -model.cross_entropies(z, trg_ids, rows, source)[1]
+    lengths, log_probs = _lengths(model, source, 2 * model.length_predictor.reach + 1)
     length_log_probs = tf.reduce_max(tf.where(lengths == spans[:, tf.newaxis], log_probs, -math.inf), axis=1)
     given = Candidates(trg_ids[:, tf.newaxis], spans[:, tf.newaxis], None, length_log_probs[:, tf.newaxis])
     keys = noise.source_hash(src_ids, src_mask)
-    return weighted_scores(model, encoded, keys, given, options.iw_k, options.seed)[:, 0]
+    return weighted_scores(model, source, keys, given, options.iw_k, options.seed)[:, 0]
 
 
-def weighted_scores(model, encoded, keys, found, samples, seed):
+def weighted_scores(model, source, keys, found, samples, seed):
     """The importance-weighted estimate of log p(y | x) of every candidate, the length's probability included, `[B, C]`.
 
     The noise is keyed by source and candidate, so whoever scores the same pair gets the same number.
@@ -227,25 +225,25 @@ def weighted_scores(model, encoded, keys, found, samples, seed):
     keys = noise.mix(keys[:, tf.newaxis], tf.reshape(hashes, shape[:2]))
     draws = model.latent_noise(tf.stack([seed, 0]), tf.reshape(keys, [-1]), samples, shape[2])
     rows = Rows(tf.reshape(mask, [-1, shape[2]]))
-    weights = importance_weights(model, encoded, tf.reshape(found.ids, [-1, shape[2]]), rows, draws)
+    weights = importance_weights(model, source, tf.reshape(found.ids, [-1, shape[2]]), rows, draws)
     estimate = tf.reduce_logsumexp(weights, axis=1) - math.log(samples)
     return tf.reshape(estimate, shape[:2]) + found.length_log_probs
 
 
-def importance_weights(model, encoded, ids, rows, draws):
+def importance_weights(model, source, ids, rows, draws):
     """log p(z | x) + log p(y | z, x) - log q(z | x, y) for posterior samples z.
 
     Args:
-      encoded: of B sources.
+      source: `EncodedSource` of B sentences.
       ids: `[N, T]` int32, N / B targets for each source; rows: their `Rows`.
       draws: `[N, k, T, D]` standard normal.
     Returns:
       `[N, k]` in nats.
     """
-    mean, log_variance = model.posterior_ends(ids, rows, model.prepared_posterior(encoded))
+    mean, log_variance = model.posterior_ends(ids, rows, source)
     many, z, log_q = sample_posterior(mean, log_variance, rows, draws)
     count = draws.shape[1]
-    log_p = model.prior_log_prob(z, many, model.prepared_prior(encoded))
+    log_p = model.prior_log_prob(z, many, source)
     ids = tf.repeat(ids, count, axis=0)
-    nll = model.cross_entropies(z, ids, many, model.prepared_decoder(encoded))[1]
+    nll = model.cross_entropies(z, ids, many, source)[1]
     return tf.reshape(log_p - nll - log_q, [-1, count])

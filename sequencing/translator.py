@@ -259,4 +259,6 @@ def load(model_dir, checkpoint='best', precision=None):
     restore_weights(model, path)
     if config.model.kind == 'seq2seq':
         store_for_decoding(model, model.dtype)
+    elif config.model.kind == 'flowseq':
+        model = model.for_decoding()
     return Translator(model, config, src_vocab, trg_vocab)

@@ -25,6 +25,7 @@ from flow_layers import (
     masked_normal_log_prob,
 )
 from flow_layers.build import build_flow, build_gaussian_prior
+from flow_layers.folded import FoldedFlow
 from tests.flow_support import FlowTestCase, disturb, lengths_and_mask, make_memory, random_normal
 from tests.support import seeds
 
@@ -132,6 +133,50 @@ class LayersTest(FlowTestCase):
         x, memory = random_normal(self.random, [2, 3, 4]), make_memory(self.random, 2, SOURCE)
         more = layer.forward(tf.pad(x, [[0, 0], [0, 2], [0, 0]]), mask=tf.pad(mask, [[0, 0], [0, 2]]), memory=memory)
         self.assertNotAllClose(more[:, :3], layer.forward(x, mask=mask, memory=memory))
+
+
+class FoldedTest(tf.test.TestCase):
+    """A folded flow is the flow it was made from."""
+
+    def setUp(self):
+        super().setUp()
+        self.random = seeds(self)
+        tf.random.set_seed(self.random.randrange(2**31))
+
+    def test_both_directions_with_their_log_dets(self):
+        for arguments in (
+            dict(steps=(1, 0), factors=(4,), heads=2),
+            dict(steps=(0, 1), factors=(2,), transform='additive', positions='add', linear='lu'),
+        ):
+            with self.subTest(**arguments):
+                flow = build_flow(16, SOURCE, hidden_size=5, **arguments)
+                disturb(flow, self.random, 0.1)
+                folded = flow.folded(tf.float32)
+                self.assertIsInstance(folded, FoldedFlow)
+                mask = lengths_and_mask(self.random, 6, 2, 3)
+                x = tf.where(mask[:, :, tf.newaxis], random_normal(self.random, [6, 6, 16], tf.float32), 0.0)
+                memory = make_memory(self.random, 3, SOURCE, tf.float32)
+                prepared = folded.prepare(memory.outputs, memory.mask)
+                for name in ('forward_and_log_det', 'inverse_and_log_det'):
+                    want, want_log_det = getattr(flow, name)(x, mask, memory)
+                    got, log_det = getattr(folded, name)(x, mask, prepared)
+                    self.assertAllClose(got, want, 1e-3, 1e-3)
+                    self.assertAllClose(log_det, want_log_det, 1e-3, 1e-3)
+
+    def test_bfloat16_stays_close(self):
+        flow = build_flow(16, SOURCE, (0, 0), (2,), hidden_size=5, heads=2)
+        mask = tf.ones([2, 4], tf.bool)
+        x, memory = random_normal(self.random, [2, 4, 16], tf.float32), make_memory(self.random, 2, SOURCE, tf.float32)
+        want = flow.inverse(x, mask=mask, memory=memory)
+        folded = flow.folded(tf.bfloat16)
+        got, _ = folded.inverse_and_log_det(x, mask, folded.prepare(memory.outputs, memory.mask))
+        self.assertEqual(got.dtype, tf.float32)
+        self.assertAllClose(got, want, atol=0.2)
+
+    def test_other_flows_stay_as_they_are(self):
+        for arguments in (dict(coupling='conv'), dict(transform='nlsq')):
+            flow = build_flow(8, SOURCE, (0, 0), (2,), hidden_size=5, **arguments)
+            self.assertIs(flow.folded(tf.float32), flow)
 
 
 class NlsqTest(tf.test.TestCase):

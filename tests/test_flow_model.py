@@ -147,9 +147,9 @@ class LossTest(FlowModelCase):
         batch = random_batch(self.random, vocab, batch=16)
         model.initialise(batch, [1, 2], RECONSTRUCTION)
         model.initialise(batch, [1, 2], FULL)
-        encoded = model.encode(batch.src_ids, batch.src_mask)
+        source = model.encode(batch.src_ids, batch.src_mask)
         rows = Rows(batch.trg_mask)
-        for end in model.posterior_ends(batch.trg_ids, rows, model.prepared_posterior(encoded)):
+        for end in model.posterior_ends(batch.trg_ids, rows, source):
             real = end.numpy()[rows.real.numpy()[:, 0]]
             self.assertAllClose(real.mean(axis=0), np.zeros(8), atol=1e-4)
             self.assertAllClose(real.std(axis=0, ddof=1), np.full(8, 0.05), atol=1e-3)
@@ -234,21 +234,21 @@ class DecodingTest(FlowModelCase):
         """The density that ranks samples is the one that the other direction computes."""
         model, _, vocab = self.model()
         batch = random_batch(self.random, vocab)
-        encoded = model.encode(batch.src_ids, batch.src_mask)
+        source = model.encode(batch.src_ids, batch.src_mask)
         rows = Rows(batch.trg_mask)
         noise = rows.only_real(random_normal(self.random, [24, 8], tf.float32))
-        z, density = flowseq_decoding.generate(model, encoded, rows, noise)
-        other = model.prior_log_prob(z, rows, model.prepared_prior(encoded))
+        z, density = flowseq_decoding.generate(model, source, rows, noise)
+        other = model.prior_log_prob(z, rows, source)
         self.assertAllClose(density, other, 1e-4, 1e-4)
 
     def test_the_bound_rises_with_more_samples(self):
         """In expectation (Burda et al., 2016): mean over many noises, within a few standard errors."""
         model, _, vocab = self.model()
         batch = random_batch(self.random, vocab, batch=2)
-        encoded = model.encode(batch.src_ids, batch.src_mask)
+        source = model.encode(batch.src_ids, batch.src_mask)
         rows = Rows(batch.trg_mask)
         draws = random_normal(self.random, [2, 512, rows.time, 8], tf.float32)
-        weights = flowseq_decoding.importance_weights(model, encoded, batch.trg_ids, rows, draws)
+        weights = flowseq_decoding.importance_weights(model, source, batch.trg_ids, rows, draws)
         bounds = []
         for count in (1, 4, 32):
             groups = tf.reshape(weights, [2, -1, count])
@@ -263,7 +263,7 @@ class DecodingTest(FlowModelCase):
         rows = Rows(batch.trg_mask)
         draws = random_normal(self.random, [6, 2, rows.time, 8], tf.float32)
         shared, repeated = [
-            flowseq_decoding.importance_weights(model, encoded, batch.trg_ids, rows, draws) for encoded in (two, six)
+            flowseq_decoding.importance_weights(model, source, batch.trg_ids, rows, draws) for source in (two, six)
         ]
         self.assertAllClose(shared, repeated, 1e-4, 1e-4)
 
@@ -296,7 +296,7 @@ class DecodingTest(FlowModelCase):
 
     def test_pad_and_unknown_are_never_chosen_unless_asked(self):
         model, _, vocab = self.model()
-        model.output_bias.assign(tf.tensor_scatter_nd_update(model.output_bias, [[0], [1]], [50.0, 60.0]))
+        model.output.bias.assign(tf.tensor_scatter_nd_update(model.output.bias, [[0], [1]], [50.0, 60.0]))
         batch = random_batch(self.random, vocab)
         found = self.translate(model, batch, decode='argmax')
         inside = tf.range(found.ids.shape[2]) < found.lengths[:, :, tf.newaxis]

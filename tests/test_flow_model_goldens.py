@@ -33,12 +33,11 @@ class ModelGoldensTest(tf.test.TestCase):
         cls.model_dir = os.path.join(cls.folder.name, 'imported')
         cls.model, _ = import_flowseq.import_checkpoint(cls.checkpoint, cls.model_dir)
         cls.arrays = golden('variant1_outputs.npz')
-        source = [tf.constant(cls.arrays['in/src']), tf.constant(cls.arrays['in/src_mask'] > 0)]
-        cls.encoded = cls.model.encode(*source)
+        given = [tf.constant(cls.arrays['in/src']), tf.constant(cls.arrays['in/src_mask'] > 0)]
+        cls.source = cls.model.encode(*given)
         cls.rows = Rows(tf.constant(cls.arrays['in/tgt_mask'] > 0))
-        cls.batch = Batch(*source, tf.constant(cls.arrays['in/tgt']), cls.rows.mask, tf.range(4, dtype=tf.int64))
-        cls.memory = cls.model.prepared_prior(cls.encoded)
-        cls.source = cls.model.prepared_decoder(cls.encoded)
+        cls.batch = Batch(*given, tf.constant(cls.arrays['in/tgt']), cls.rows.mask, tf.range(4, dtype=tf.int64))
+        cls.memory = cls.source.for_prior()
 
     @classmethod
     def tearDownClass(cls):
@@ -58,7 +57,7 @@ class ModelGoldensTest(tf.test.TestCase):
         self.assertAllEqual(np.reshape(got, want.shape)[clear], want[clear])
 
     def ends(self):
-        return self.model.posterior_ends(self.batch.trg_ids, self.rows, self.model.prepared_posterior(self.encoded))
+        return self.model.posterior_ends(self.batch.trg_ids, self.rows, self.source)
 
     def test_weights_of_the_file(self):
         arrays = read_torch_file(os.path.join(self.checkpoint, 'model.pt'))['core']
@@ -74,8 +73,8 @@ class ModelGoldensTest(tf.test.TestCase):
             self.assertAllClose(np.dot(flat, np.cos(np.arange(len(flat)))), dot, 1e-6, 1e-6, msg=name)
 
     def test_encoder(self):
-        self.check(self.encoded.outputs, 'enc/out')
-        self.check(self.encoded.final_state, 'enc/ctx')
+        self.check(self.source.states, 'enc/out')
+        self.check(self.source.context, 'enc/ctx')
 
     def test_posterior(self):
         mean, log_variance = self.ends()
@@ -124,21 +123,21 @@ class ModelGoldensTest(tf.test.TestCase):
 
     def test_prior_density(self):
         z = self.rows.flat(tf.constant(self.arrays['flow/z_in']))
-        self.check(self.model.prior_log_prob(z, self.rows, self.memory), 'prior/logprob')
+        self.check(self.model.prior_log_prob(z, self.rows, self.source), 'prior/logprob')
         noise = self.rows.flat(tf.constant(self.arrays['flow/eps_in']))
-        _, density = flowseq_decoding.generate(self.model, self.encoded, self.rows, noise)
+        _, density = flowseq_decoding.generate(self.model, self.source, self.rows, noise)
         # The published sampler adds what is to be subtracted: its number is ours plus twice the log-det.
         self.check(density + 2 * self.arrays['flow/z_logdet'], 'prior/decode_logprob_as_reference')
 
     def test_lengths(self):
         predictor = self.model.length_predictor
-        src_lengths = tf.reduce_sum(tf.cast(self.batch.src_mask, tf.int32), axis=1)
-        context = self.encoded.final_state
+        src_lengths = self.source.lengths
+        context = self.source.context
         self.check(predictor.raw(context), 'length/logits')
         lengths, log_probs = predictor.predict(context, src_lengths, 3)
         self.check_ids(lengths, 'length/top3')
         self.check(log_probs, 'length/top3_logprob')
-        smoothed, plain, out_of_reach = self.model.length_loss(self.encoded, self.rows)
+        smoothed, plain, out_of_reach = self.model.length_loss(self.source, self.rows)
         self.check(plain, 'prior/length_loss')
         self.check(smoothed, 'length/loss_smoothed')
         self.assertAllEqual(out_of_reach, [False] * 4)
@@ -151,7 +150,7 @@ class ModelGoldensTest(tf.test.TestCase):
         z = self.rows.flat(tf.constant(self.arrays['dec/z_in']))
         logits = self.model.logits(z, self.rows, self.source)
         self.check(logits, 'dec/logits', where=self.rows.mask.numpy())
-        ids, scores = flowseq_decoding.decode(self.model, self.encoded, z, self.rows, keep_tail=True)
+        ids, scores = flowseq_decoding.decode(self.model, self.source, z, self.rows, keep_tail=True)
         self.check_ids(ids, 'dec/ids')
         self.check(scores, 'dec/logprob')
         smoothed, plain = self.model.cross_entropies(z, self.batch.trg_ids, self.rows, self.source)
@@ -192,7 +191,7 @@ class ModelGoldensTest(tf.test.TestCase):
         self.assertEqual(checked, len(names))
 
     def test_argmax(self):
-        found = flowseq_decoding.argmax(self.model, self.encoded, tf.zeros([4], tf.uint32), 0.0, 1, 1)
+        found = flowseq_decoding.argmax(self.model, self.source, tf.zeros([4], tf.uint32), 0.0, 1, 1)
         margin = self.arrays['argmax/margin']
         self.check_ids(found.ids, 'argmax/ids', margin)
         self.check_ids(found.spans, 'argmax/lengths')
@@ -202,24 +201,24 @@ class ModelGoldensTest(tf.test.TestCase):
         lengths = tf.constant(self.arrays[name + 'lengths'])
         rows = Rows(tf.repeat(tf.sequence_mask(lengths, 12), 4, axis=0))
         noise = rows.only_real(0.5 * tf.reshape(self.arrays[name + 'noise'], [-1, 64]))
-        z, density = flowseq_decoding.generate(self.model, self.encoded, rows, noise)
+        z, density = flowseq_decoding.generate(self.model, self.source, rows, noise)
         base = -0.5 * rows.sums(tf.square(noise) + math.log(2 * math.pi))
         published = tf.reshape(2 * base - density, [4, 4])  # base + log-det, where the density is base - log-det
         places = tf.argmax(published, axis=1) + 4 * tf.range(4, dtype=tf.int64)
         rows_of_best = Rows(tf.gather(rows.mask, places))
         z = rows_of_best.flat(tf.gather(rows.padded(z), places))
-        ids, _ = flowseq_decoding.decode(self.model, self.encoded, z, rows_of_best, keep_tail=True)
+        ids, _ = flowseq_decoding.decode(self.model, self.source, z, rows_of_best, keep_tail=True)
         self.check_ids(ids, name + 'ids')
 
     def test_samples(self):
         name = 'sample_nlen2_ntr2_tau0.5/'
         rows = Rows(tf.sequence_mask(self.arrays[name + 'lengths'], 12))
         noise = rows.only_real(0.5 * tf.reshape(self.arrays[name + 'noise'], [-1, 64]))
-        z, _ = flowseq_decoding.generate(self.model, self.encoded, rows, noise)
-        ids, _ = flowseq_decoding.decode(self.model, self.encoded, z, rows, keep_tail=True)
+        z, _ = flowseq_decoding.generate(self.model, self.source, rows, noise)
+        ids, _ = flowseq_decoding.decode(self.model, self.source, z, rows, keep_tail=True)
         self.check_ids(ids, name + 'ids')
-        src_lengths = tf.reduce_sum(tf.cast(self.batch.src_mask, tf.int32), axis=1)
-        lengths, _ = self.model.length_predictor.predict(self.encoded.final_state, src_lengths, 2)
+        src_lengths = self.source.lengths
+        lengths, _ = self.model.length_predictor.predict(self.source.context, src_lengths, 2)
         self.assertAllEqual(tf.repeat(tf.reshape(lengths, [-1]), 2), self.arrays[name + 'lengths'])
 
     def test_importance_weights(self):
@@ -228,11 +227,11 @@ class ModelGoldensTest(tf.test.TestCase):
         noise = self.arrays[name + 'prior_noise'].copy()
         noise[:, 0] = 0.0
         noise = rows.only_real(0.3 * tf.reshape(noise, [-1, 64]))
-        z, _ = flowseq_decoding.generate(self.model, self.encoded, rows, noise)
-        ids, _ = flowseq_decoding.decode(self.model, self.encoded, z, rows, keep_tail=True)
+        z, _ = flowseq_decoding.generate(self.model, self.source, rows, noise)
+        ids, _ = flowseq_decoding.decode(self.model, self.source, z, rows, keep_tail=True)
         self.check_ids(ids, name + 'candidates')
         draws = tf.constant(self.arrays[name + 'posterior_noise'])
-        weights = flowseq_decoding.importance_weights(self.model, self.encoded, ids, rows, draws)
+        weights = flowseq_decoding.importance_weights(self.model, self.source, ids, rows, draws)
         self.assertAllClose(weights, self.arrays[name + 'log_iw'], TOLERANCE, TOLERANCE)
         length_log_probs = tf.repeat(tf.constant(self.arrays['length/top3_logprob']), 2, axis=1)
         estimate = tf.reshape(tf.reduce_logsumexp(weights, axis=1) - math.log(2), [4, 6]) + length_log_probs

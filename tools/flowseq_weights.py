@@ -65,13 +65,13 @@ def load_flowseq(model, weights):
     ):
         for name in names:
             weights.put(ours.table, weights[name], name)
-    if model.tie_output:
+    if model.output.embedding is not None:
         if not np.array_equal(weights['decoder.readout.weight'], weights['posterior.tgt_embed.weight']):
             raise UserError(f'{weights.source}: decoder.readout.weight is not tied to posterior.tgt_embed.weight, '
                             'though its configuration says so.')  # fmt: skip
     else:
-        weights.put(model.output_kernel, weights['decoder.readout.weight'].T, 'decoder.readout.weight')
-    weights.put(model.output_bias, weights['decoder.readout.bias'], 'decoder.readout.bias')
+        weights.put(model.output.kernel, weights['decoder.readout.weight'].T, 'decoder.readout.weight')
+    weights.put(model.output.bias, weights['decoder.readout.bias'], 'decoder.readout.bias')
     load_encoder(model.encoder, weights, 'encoder.core.')
     load_posterior(model.posterior, weights, 'posterior.core.')
     load_decoder(model.decoder, weights, 'decoder.')

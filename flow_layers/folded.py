@@ -1,0 +1,459 @@
+"""A flow whose weights do not change any more, folded into as few and as large operations as possible.
+
+What runs at inference is the executor's cost of thousands of small operations. So, once and in float64 on the host:
+
+- ActNorms, linear maps and changes of channel order between two couplings become one matrix product;
+- the scales and shifts of layer norms move into the products behind them, the scale of queries into their projection;
+- the source projection in front of keys and values is multiplied into theirs, and keys and values of all couplings with
+  the same sizes come out of one product;
+- weight norms and matrix inverses are computed.
+
+Padding is left to itself: no real step looks at it, and it is set to zero at the end. Both directions and their
+log-dets are those of the flow it was made from, which has self-attention couplings with affine or additive transforms.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from flow_layers.actnorm import ActNorm
+from flow_layers.bijector import FlowMemory
+from flow_layers.conditioners import SelfAttentionConditioner
+from flow_layers.coupling import Coupling, TimeSplit
+from flow_layers.invertible_linear import InvertibleLinear
+from flow_layers.sequence_flow import MultiLevelFlow, SequenceFlow
+from flow_layers.transforms import ADDITIVE, AFFINE
+from sequencing.blocks import Rows
+
+EPSILON = 1e-5  # of layer norms
+
+
+class AffineMap(NamedTuple):
+    """`y = x @ matrix + shift` and its inverse, over channels."""
+
+    matrix: tf.Tensor  # [D, D]
+    shift: tf.Tensor  # [D]
+    inverse_matrix: tf.Tensor
+    inverse_shift: tf.Tensor
+    log_det: float  # log|det matrix|: of one step
+
+
+class FoldedCoupling(NamedTuple):
+    """One coupling; layer norms are without scale and shift, which are in what follows them."""
+
+    in_time: bool  # split by steps, else by channels
+    order: str  # 'up' or 'down'
+    affine: bool  # affine, else additive
+    heads: int
+    source: int  # place of its keys and values in the memory
+    position_query: tuple  # (kernel, bias) of what positions ask, or () where they are added
+    position_source: tuple  # (kernel, bias) of keys and values that positions look at
+    first_scale: tf.Tensor  # [n], of the residual around self-attention; None where positions are added
+    packed: tuple  # (kernel [n, 3 n], bias): queries, keys, values
+    query: tuple  # (kernel, bias), of source attention
+    query_scale: tf.Tensor  # [n], of the residual around source attention
+    inner: tuple  # (kernel, bias), of feed-forward
+    inner_scale: tf.Tensor  # [n], of the residual around feed-forward
+    outer: tuple
+    ends: tuple  # (kernel, bias): minus the shift, and minus what the sigmoid is taken of
+
+
+class FoldedFlow:
+    """The same map as the `MultiLevelFlow` it is made from, faster, as long as that flow's weights stay as they are.
+
+    Args:
+      flow: `MultiLevelFlow`; see `foldable`.
+      dtype: of the couplings' arithmetic; latents, layer norms and softmax stay float32.
+    """
+
+    def __init__(self, flow, dtype=tf.float32):
+        self.dtype, self.kept = dtype, flow.kept
+        self._sources = []  # (kernel [D, 2 n], bias, heads) of each coupling
+        self.levels = [self._fold_level(level, size) for level, size in zip(flow.layers, _level_sizes(flow))]
+        self._groups = self._source_groups()
+
+    # Folding ----------------------------------------------------------------------------------------------------------
+
+    def _fold_level(self, level, size):
+        """Couplings with the affine maps between them: a list of `AffineMap` and `FoldedCoupling`, forwards."""
+        halves = np.concatenate([np.arange(0, size, 2), np.arange(1, size, 2)])
+        program, between = [], _Between(size)
+        for layer in _flat(level):
+            if not isinstance(layer, Coupling):
+                between.then(layer)
+                continue
+            order = halves if getattr(layer.split, 'interleaved', False) else np.arange(size)
+            between.reorder(order)
+            program += self._affine(between)
+            program.append(self._fold_coupling(layer))
+            between = _Between(size)
+            between.reorder(np.argsort(order))
+        return program + self._affine(between)
+
+    def _affine(self, between):
+        """An `AffineMap` in a list; an empty list if there is nothing to do."""
+        if not between.shift.any() and np.array_equal(between.matrix, np.eye(len(between.shift))):
+            return []
+        arrays = (between.matrix, between.shift, between.inverse, -between.shift @ between.inverse)
+        return [AffineMap(*[self._constant(array, tf.float32) for array in arrays], float(between.log_det))]
+
+    def _fold_coupling(self, coupling):
+        net, layer = coupling.conditioner, coupling.conditioner.layer
+        own, source, feed = layer.self_attention, layer.source_attention, layer.feed_forward
+        size, heads = own.kernel.shape[0], own.heads
+        kernel, bias = _numpy(own.kernel), _numpy(own.bias)
+        position_query = position_source = ()
+        first_scale = None
+        if net.position_attention is not None:
+            block = net.position_attention
+            position_query = self._pair(
+                _numpy(block.query.kernel) * block.scale, _numpy(block.query.bias) * block.scale
+            )
+            position_source = self._pair(_numpy(block.source.kernel), _numpy(block.source.bias))
+            first_scale, shift = _numpy(block.norm.scale), _numpy(block.norm.shift)
+            kernel, bias = _behind_norm(block.norm, kernel, bias)
+            bias[2 * size :] += (
+                shift  # weights of attention add up to 1, so the residual's shift can go with the values
+            )
+            first_scale = self._constant(first_scale, tf.float32)
+        kernel[:, :size] *= own.scale
+        bias[:size] *= own.scale
+        query = _behind_norm(own.norm, _numpy(source.query.kernel), _numpy(source.query.bias))
+        inner = _behind_norm(source.norm, _numpy(feed.inner.kernel), _numpy(feed.inner.bias))
+        outer = _numpy(feed.outer.kernel), _numpy(feed.outer.bias) + _numpy(source.norm.shift)
+        ends = _behind_norm(feed.norm, net.linear.kernel(tf.float64).numpy(), _numpy(net.linear.bias))
+        affine = coupling.transform is AFFINE
+        if affine:
+            ends[1][ends[1].size // 2 :] += 2.0
+        self._sources.append(self._source_pair(net, source, own.norm))
+        return FoldedCoupling(
+            in_time=isinstance(coupling.split, TimeSplit), order=coupling.split.order, affine=affine, heads=heads,
+            source=len(self._sources) - 1, position_query=position_query, position_source=position_source,
+            first_scale=first_scale, packed=self._pair(kernel, bias),
+            query=self._pair(query[0] * source.scale, query[1] * source.scale),
+            query_scale=self._constant(_numpy(own.norm.scale), tf.float32), inner=self._pair(*inner),
+            inner_scale=self._constant(_numpy(source.norm.scale), tf.float32), outer=self._pair(*outer),
+            ends=self._pair(-ends[0], -ends[1]),
+        )  # fmt: skip
+
+    def _source_pair(self, net, source, norm):
+        kernel, bias = _numpy(source.source.kernel), _numpy(source.source.bias)
+        bias[bias.size // 2 :] += _numpy(norm.shift)  # as above: the shift of the residual, with the values
+        if net.source_linear is not None:
+            kernel = _numpy(net.source_linear.kernel) @ kernel
+        return kernel, bias, source.heads
+
+    def _source_groups(self):
+        """Couplings of equal sizes: (their places, heads, one kernel for all of them, one bias)."""
+        places = {}
+        for i, (kernel, _, heads) in enumerate(self._sources):
+            places.setdefault((kernel.shape, heads), []).append(i)
+        return [
+            (
+                members,
+                heads,
+                *self._pair(
+                    np.concatenate([self._sources[i][0] for i in members], axis=1),
+                    np.concatenate([self._sources[i][1] for i in members]),
+                ),
+            )
+            for (_, heads), members in places.items()
+        ]
+
+    def _constant(self, array, dtype):
+        return tf.cast(tf.constant(array, tf.float32), dtype)
+
+    def _pair(self, kernel, bias):
+        return self._constant(kernel, self.dtype), self._constant(bias, self.dtype)
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def prepare(self, outputs, mask):
+        """As `SequenceFlow.prepare`."""
+        rows = Rows(mask)
+        flat = tf.cast(rows.flat(outputs), self.dtype)
+        projected = [None] * len(self._sources)
+        for members, heads, kernel, bias in self._groups:
+            for i, pair in zip(members, _pairs(_linear(flat, (kernel, bias)), rows, len(members), heads)):
+                projected[i] = (pair[0], pair[1])
+        return FlowMemory(tf.cast(outputs, self.dtype), mask, tuple(projected))
+
+    def forward_and_log_det(self, x, mask, memory, seed=None):
+        """As `SequenceBijector.forward_and_log_det`, without dropout."""
+        return self._both(self._forward_from, x, mask, memory)
+
+    def inverse_and_log_det(self, y, mask, memory, seed=None):
+        """As `SequenceBijector.inverse_and_log_det`, without dropout."""
+        return self._both(self._inverse_from, y, mask, memory)
+
+    def _both(self, direction, x, mask, memory):
+        rows = Rows(mask)
+        y, log_det = direction(0, rows.flat(x), _Place(rows, memory, _Shared()))
+        return rows.padded(rows.only_real(y)), log_det
+
+    def _forward_from(self, level, x, at):
+        state, log_det = _State(x), 0.0
+        for part in self.levels[level]:
+            log_det += self._run(part, state, at, forwards=True)
+        if level == len(self.levels) - 1:
+            return state.whole(), log_det
+        keep, done = state.parts(self.kept[level])
+        keep, deeper = self._forward_from(level + 1, tf.reshape(keep, [-1, 2 * self.kept[level]]), at.paired())
+        return tf.concat([tf.reshape(keep, [-1, self.kept[level]]), done], axis=1), log_det + deeper
+
+    def _inverse_from(self, level, y, at):
+        state, log_det = _State(y), 0.0
+        if level < len(self.levels) - 1:
+            keep, done = state.parts(self.kept[level])
+            keep, log_det = self._inverse_from(level + 1, tf.reshape(keep, [-1, 2 * self.kept[level]]), at.paired())
+            state = _State(tf.concat([tf.reshape(keep, [-1, self.kept[level]]), done], axis=1))
+        for part in reversed(self.levels[level]):
+            log_det += self._run(part, state, at, forwards=False)
+        return state.whole(), log_det
+
+    def _run(self, part, state, at, forwards):
+        """Applies one part of a program to `state` and returns its log-det."""
+        if isinstance(part, AffineMap):
+            kernel, bias = (part.matrix, part.shift) if forwards else (part.inverse_matrix, part.inverse_shift)
+            state.replace(_linear(state.whole(), (kernel, bias)))
+            return (part.log_det if forwards else -part.log_det) * at.rows.counts(tf.float32)
+        if part.in_time:
+            parts, places = state.steps(), (at.even(), at.odd())
+        else:
+            sizes = part.packed[0].shape[0], part.ends[0].shape[1] // (2 if part.affine else 1)
+            parts, places = state.parts(sizes[0] if part.order == 'up' else sizes[1]), (at, at)
+        swap = part.order == 'down'
+        condition, changed = parts[::-1] if swap else parts
+        changed, log_det = self._change(part, condition, changed, *(places[::-1] if swap else places), forwards)
+        parts = (changed, condition) if swap else (condition, changed)
+        if part.in_time:
+            state.join_steps(parts)
+        else:
+            state.replace(parts)
+        return log_det
+
+    def _change(self, part, condition, changed, at, changed_at, forwards):
+        ends = tf.cast(_linear(self._features(part, condition, at), part.ends), tf.float32)
+        if not part.affine:
+            return (changed - ends if forwards else changed + ends), 0.0
+        shift, raw = tf.raw_ops.Split(axis=at.shared(1), value=ends, num_split=2)
+        slope = tf.exp(raw) + at.shared(1.0)  # 1 / sigmoid(-raw)
+        log_det = changed_at.rows.sums(tf.math.log(slope))
+        if forwards:
+            return changed / slope - shift, -log_det
+        return (changed + shift) * slope, log_det
+
+    def _features(self, part, x, at):
+        """What the last linear reads: one decoder layer over the rows and the source, its norms unscaled."""
+        dtype, heads, shared = self.dtype, part.heads, at.shared
+        signal = at.positions(part.query_scale.shape[0])
+        if part.position_query:
+            queries = at.split(_linear(tf.cast(signal, dtype), part.position_query), heads)
+            keys, values = at.split_packed(_linear(tf.cast(x, dtype), part.position_source), heads, 2)
+            x = shared.normal(signal + at.found(queries, keys, values, at.key_bias(dtype)))
+            residual = x * part.first_scale
+        else:
+            residual = x = x + signal
+        queries, keys, values = at.split_packed(_linear(tf.cast(x, dtype), part.packed), heads, 3)
+        x = shared.normal(residual + at.found(queries, keys, values, at.key_bias(dtype)))
+        queries = at.split(_linear(tf.cast(x, dtype), part.query), heads, over_source=True)
+        keys, values = at.memory.projected[part.source]
+        x = shared.normal(x * part.query_scale + at.found(queries, keys, values, at.source_bias()))
+        hidden = _linear(tf.nn.relu(_linear(tf.cast(x, dtype), part.inner)), part.outer)
+        return tf.cast(shared.normal(x * part.inner_scale + tf.cast(hidden, tf.float32)), dtype)
+
+
+class _Shared:
+    """Small constants of one trace, each made once: thousands of them would cost more than the arithmetic."""
+
+    def __init__(self):
+        self._kept = {}
+
+    def __call__(self, value):
+        key = (type(value).__name__, str(value))
+        if key not in self._kept:
+            self._kept[key] = tf.constant(value)
+        return self._kept[key]
+
+    def normal(self, x):
+        """Layer norm without scale and shift, float32."""
+        centered = x - tf.raw_ops.Mean(input=x, axis=self([1]), keep_dims=True)
+        variance = tf.raw_ops.Mean(input=tf.raw_ops.Square(x=centered), axis=self([1]), keep_dims=True)
+        return centered * tf.raw_ops.Rsqrt(x=variance + self(EPSILON))
+
+
+class _Place:
+    """The rows of one level, and what their attention needs, each made once.
+
+    Args:
+      rows: `Rows`; memory: `FlowMemory` that `prepare` gave; shared: `_Shared`.
+    """
+
+    def __init__(self, rows, memory, shared):
+        self.rows, self.memory, self.shared = rows, memory, shared
+
+    def even(self):
+        return self.rows.kept('even', lambda: _Place(Rows(self.rows.mask[:, ::2]), self.memory, self.shared))
+
+    def odd(self):
+        return self.rows.kept('odd', lambda: _Place(Rows(self.rows.mask[:, 1::2]), self.memory, self.shared))
+
+    def paired(self):
+        mask = self.rows.mask
+        return self.rows.kept('paired', lambda: _Place(Rows(mask[:, ::2] | mask[:, 1::2]), self.memory, self.shared))
+
+    def key_bias(self, dtype):
+        return self.rows.key_bias(dtype)
+
+    def source_bias(self):
+        return self.rows.kept('source bias', lambda: Rows(self.memory.mask).key_bias(self.memory.outputs.dtype))
+
+    def positions(self, size):
+        """The signal of positions 1, 2, ..., at padding too."""
+        return self.rows.kept(('signal', size), lambda: Rows(tf.ones_like(self.rows.mask)).positions(size, tf.float32))
+
+    def _shape(self, *sizes):
+        return self.rows.kept(('shape', sizes), lambda: tf.stack(_sizes_of(sizes, self)))
+
+    def split(self, x, heads, over_source=False):
+        """Flat `[N, n]` to `[B, heads, T, n / heads]`, B being sources or targets."""
+        shape = self._shape('sources' if over_source else 'batch', -1, heads, x.shape[1] // heads)
+        return tf.raw_ops.Transpose(x=tf.raw_ops.Reshape(tensor=x, shape=shape), perm=self.shared([0, 2, 1, 3]))
+
+    def split_packed(self, x, heads, parts):
+        """Flat `[N, parts * n]` to `parts` tensors `[B, heads, T, n / heads]`."""
+        shape = self._shape('batch', -1, parts, heads, x.shape[1] // (parts * heads))
+        x = tf.raw_ops.Transpose(x=tf.raw_ops.Reshape(tensor=x, shape=shape), perm=self.shared([2, 0, 3, 1, 4]))
+        return tf.raw_ops.Unpack(value=x, num=parts, axis=0)
+
+    def found(self, queries, keys, values, bias):
+        """What attention finds, flat float32."""
+        scores = tf.raw_ops.BatchMatMulV2(x=queries, y=keys, adj_y=True) + bias
+        weights = tf.raw_ops.Softmax(logits=tf.cast(scores, tf.float32))
+        found = tf.raw_ops.BatchMatMulV2(x=tf.cast(weights, values.dtype), y=values)
+        found = tf.raw_ops.Transpose(x=found, perm=self.shared([0, 2, 1, 3]))
+        size = values.shape[1] * values.shape[3]
+        return tf.cast(tf.raw_ops.Reshape(tensor=found, shape=self.shared([-1, size])), tf.float32)
+
+
+def _sizes_of(sizes, at):
+    """Names among sizes replaced by what they stand for."""
+    known = {'batch': at.rows.batch, 'sources': tf.shape(at.memory.mask)[0]}
+    return [known.get(size, size) for size in sizes]
+
+
+class _State:
+    """Flat rows, in one piece or in two, whichever the last part left behind."""
+
+    def __init__(self, rows):
+        self.held = rows
+
+    def replace(self, rows):
+        self.held = rows
+
+    def whole(self):
+        if isinstance(self.held, tuple):
+            self.held = tf.concat(self.held, axis=1)
+        return self.held
+
+    def parts(self, first):
+        """Two pieces, the first with `first` channels."""
+        if not isinstance(self.held, tuple) or self.held[0].shape[1] != first:
+            whole = self.whole()
+            self.held = tuple(tf.split(whole, [first, whole.shape[1] - first], axis=1))
+        return self.held
+
+    def steps(self):
+        """Even and odd steps."""
+        whole = self.whole()
+        return tuple(tf.split(tf.reshape(whole, [-1, 2 * whole.shape[1]]), 2, axis=1))
+
+    def join_steps(self, parts):
+        self.held = tf.reshape(tf.concat(parts, axis=1), [-1, parts[0].shape[1]])
+
+
+def foldable(flow):
+    """Whether `FoldedFlow` knows all parts of a flow."""
+
+    def known(layer):
+        if isinstance(layer, Coupling):
+            return layer.transform in (AFFINE, ADDITIVE) and isinstance(layer.conditioner, SelfAttentionConditioner)
+        return isinstance(layer, (ActNorm, InvertibleLinear))
+
+    return isinstance(flow, MultiLevelFlow) and all(known(layer) for level in flow.layers for layer in _flat(level))
+
+
+def _flat(layer):
+    """The layers of a nest of `SequenceFlow`s, in forward order."""
+    if isinstance(layer, SequenceFlow):
+        for inner in layer.layers:
+            yield from _flat(inner)
+    else:
+        yield layer
+
+
+def _level_sizes(flow):
+    """Channels of each level."""
+    deeper = [2 * kept for kept in flow.kept]
+    first = next(layer for layer in _flat(flow.layers[0]))
+    depth = (
+        first.log_scale.shape[0]
+        if isinstance(first, ActNorm)
+        else first.split.condition_size + first.split.changed_size
+    )
+    return [depth, *deeper]
+
+
+class _Between:
+    """The affine map between two couplings, put together layer by layer: `y = x @ matrix + shift`, in float64."""
+
+    def __init__(self, size):
+        self.matrix, self.inverse, self.shift, self.log_det = np.eye(size), np.eye(size), np.zeros(size), 0.0
+
+    def reorder(self, order):
+        """Then takes channel `order[i]` for channel i."""
+        self.matrix, self.inverse, self.shift = self.matrix[:, order], self.inverse[order], self.shift[order]
+
+    def then(self, layer):
+        """Then applies an ActNorm or a linear map."""
+        if isinstance(layer, ActNorm):
+            log_scale = _numpy(layer.log_scale)
+            scale = np.exp(log_scale)
+            self.matrix, self.inverse = self.matrix * scale, self.inverse / scale[:, np.newaxis]
+            self.shift = self.shift * scale + _numpy(layer.shift)
+            self.log_det += log_scale.sum()
+            return
+        head = layer.weight(tf.float64).numpy()
+        matrix = _by_heads(layer, np.concatenate([self.matrix, self.shift[np.newaxis]]), head.T)
+        self.matrix, self.shift = matrix[:-1], matrix[-1]
+        self.inverse = _by_heads(layer, self.inverse.T, np.linalg.inv(head)).T
+        self.log_det += layer.heads * np.linalg.slogdet(head)[1]
+
+
+def _by_heads(layer, rows, matrix):
+    """Multiplies every head of each row by a matrix, from the right."""
+    if layer.heads > 1 and layer.kind == 'b':
+        heads = rows.reshape(len(rows), layer.size, layer.heads).transpose(0, 2, 1)
+        return (heads @ matrix).transpose(0, 2, 1).reshape(rows.shape)
+    return (rows.reshape(len(rows), layer.heads, layer.size) @ matrix).reshape(rows.shape)
+
+
+def _numpy(variable):
+    return variable.numpy().astype(np.float64)
+
+
+def _behind_norm(norm, kernel, bias):
+    """The linear map `kernel, bias` of what a layer norm gives, as one of its normalised input."""
+    return _numpy(norm.scale)[:, np.newaxis] * kernel, _numpy(norm.shift) @ kernel + bias
+
+
+def _linear(x, pair):
+    return tf.raw_ops.BiasAdd(value=tf.raw_ops.MatMul(a=x, b=pair[0]), bias=pair[1])
+
+
+def _pairs(x, rows, count, heads):
+    """Flat `[B * S, count * 2 * n]` to `count` tensors `[2, B, heads, S, n / heads]`."""
+    size = x.shape[1] // (count * 2 * heads)
+    x = tf.reshape(x, [rows.batch, rows.time, count, 2, heads, size])
+    return tf.unstack(tf.transpose(x, [2, 3, 0, 4, 1, 5]), num=count)
