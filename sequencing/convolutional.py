@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from sequencing.blocks import WeightNormLinear
 from sequencing.layers import Dropout, LinearOp
-from sequencing.multi_head_attention import SourceProjection, bias_where
+from sequencing.multi_head_attention import SourceProjection, penalty_where
 from sequencing.positions import TokenInput
 from sequencing.structures import EncoderOutput
 
@@ -122,7 +122,7 @@ class ConvMemory(NamedTuple):
     """What decoder steps need of a source."""
 
     layers: Any  # a tuple over layers of (keys, values), each [B, 1, S, D]
-    bias: tf.Tensor  # [B, 1, S]
+    penalty: tf.Tensor  # [B, 1, S]
     mask: tf.Tensor  # [B, S] bool
     length_scale: tf.Tensor  # [B, 1, 1], sqrt of the source length
 
@@ -154,10 +154,9 @@ class ConvDecoderLayer(tf.Module):
 
     def attend(self, x, gated, placed, keys, values, memory):
         query = (self.query(gated) + placed) * HALF
-        query *= tf.cast(query.shape[-1] ** -0.5, query.dtype)  # here for the reason given in HeadAttention
-        scores = tf.matmul(query, keys[:, 0], transpose_b=True)
+        scores = tf.matmul(query * tf.cast(query.shape[-1] ** -0.5, query.dtype), keys[:, 0], transpose_b=True)
         wide = scores if scores.dtype == tf.float64 else tf.cast(scores, tf.float32)
-        weights = tf.cast(tf.nn.softmax(wide + memory.bias), query.dtype)
+        weights = tf.cast(tf.nn.softmax(wide - memory.penalty), query.dtype)
         found = tf.matmul(weights, values[:, 0]) * memory.length_scale
         return ((gated + self.output(found)) * HALF + x) * HALF, weights
 
@@ -191,7 +190,7 @@ class ConvDecoder(tf.Module):
         lengths = tf.math.count_nonzero(encoded.mask, axis=1, dtype=tf.float32)
         return ConvMemory(
             layers=self.source(encoded.outputs),
-            bias=bias_where(encoded.mask, dtype)[:, tf.newaxis],
+            penalty=penalty_where(encoded.mask, dtype)[:, tf.newaxis],
             mask=encoded.mask,
             length_scale=tf.cast(tf.sqrt(lengths), dtype)[:, tf.newaxis, tf.newaxis],
         )

@@ -1,8 +1,9 @@
 """Multi-head attention: over a sentence itself, over what came before, over the source.
 
 Sentences are kept as flat rows `[B * T, D]`, so that each projection is one plain matrix product; only the comparison
-folds them into heads `[B, H, T, D / H]`. What may not be seen is a bias `[B or 1, 1, T or 1, S]`, 0 or hugely negative,
-made once a batch and added in every layer. Keys and values of the source are projected for all layers in one product.
+folds them into heads `[B, H, T, D / H]`. What may not be seen is told by a penalty `[B or 1, 1, T or 1, S]`, 0 or huge,
+made once a batch and taken off the scores in every layer. Keys and values of the source are projected for all layers
+in one product.
 
 Reference: Vaswani et al., 2017, section 3.2, https://arxiv.org/abs/1706.03762
 """
@@ -14,28 +15,28 @@ from sequencing.layers import Dropout, LinearOp, glorot_uniform
 from sequencing.positions import rotate
 
 
-def bias_where(seen, dtype=tf.float32):
-    """A mask as something to add to scores: 0 where `seen` (bool), elsewhere so low that the weight is exactly 0
+def penalty_where(seen, dtype=tf.float32):
+    """A mask as something to take off scores: 0 where `seen` (bool), elsewhere so much that the weight is exactly 0
     unless nothing at all is seen."""
     wide = tf.float64 if dtype == tf.float64 else tf.float32
-    return tf.where(seen, tf.zeros([], wide), tf.constant(wide.min / 2, wide))
+    return tf.where(seen, tf.zeros([], wide), tf.constant(wide.max / 2, wide))
 
 
-def source_bias(mask, dtype=tf.float32):
-    """The bias `[B, 1, 1, S]` of a padding mask `[B, S]`."""
-    return bias_where(mask, dtype)[:, tf.newaxis, tf.newaxis]
+def source_penalty(mask, dtype=tf.float32):
+    """The penalty `[B, 1, 1, S]` of a padding mask `[B, S]`."""
+    return penalty_where(mask, dtype)[:, tf.newaxis, tf.newaxis]
 
 
-def causal_bias(count, dtype=tf.float32):
-    """The bias `[1, 1, count, count]` that hides what comes after."""
+def causal_penalty(count, dtype=tf.float32):
+    """The penalty `[1, 1, count, count]` that hides what comes after."""
     steps = tf.range(count)
-    return bias_where(steps[:, tf.newaxis] >= steps, dtype)[tf.newaxis, tf.newaxis]
+    return penalty_where(steps[:, tf.newaxis] >= steps, dtype)[tf.newaxis, tf.newaxis]
 
 
 class HeadAttention(tf.Module):
     """The comparison itself, without projections.
 
-        weights = dropout(softmax(queries . keys / sqrt(head size) + bias))
+        weights = dropout(softmax(queries . keys / sqrt(head size) - penalty))
         found   = weights @ values
 
     Args:
@@ -51,19 +52,19 @@ class HeadAttention(tf.Module):
         with self.name_scope:
             self.dropout = Dropout(dropout)
 
-    def __call__(self, queries, keys, values, bias, seed=None):
+    def __call__(self, queries, keys, values, penalty, seed=None):
         """Attends.
 
         Args:
-          queries: `[B, H, T, d]`; keys, values: `[B, H, S, d]`; bias: broadcasts to `[B, H, T, S]`, or None.
+          queries: `[B, H, T, d]`; keys, values: `[B, H, S, d]`; penalty: broadcasts to `[B, H, T, S]`, or None.
         Returns:
           found `[B, H, T, d]` and the weights `[B, H, T, S]` before dropout, at least float32.
         """
-        # Scaled here and not after the product: oneDNN's fusion of product, scale and bias is many times slower.
         scores = tf.matmul(queries * tf.cast(self.scale, queries.dtype), keys, transpose_b=True)
         if scores.dtype != tf.float64:
             scores = tf.cast(scores, tf.float32)
-        weights = tf.nn.softmax(scores if bias is None else scores + bias)
+        # A difference, for oneDNN's fusion of product, scale and sum is a hundred times slower than the three apart.
+        weights = tf.nn.softmax(scores if penalty is None else scores - penalty)
         return tf.matmul(self.dropout(tf.cast(weights, values.dtype), seed), values), weights
 
 
@@ -82,34 +83,34 @@ class SelfAttention(tf.Module):
             self.compare = HeadAttention(size, heads, dropout)
             self.output = LinearOp(size, size, name='output')
 
-    def __call__(self, x, batch, bias, turn=None, seed=None):
+    def __call__(self, x, batch, penalty, turn=None, seed=None):
         """Reads whole sequences.
 
         Args:
           x: flat `[B * T, D]`; batch: B, a scalar.
-          bias: as in `HeadAttention`.
+          penalty: as in `HeadAttention`.
           turn: cosines and sines `[T, d]` from `positions.rotation`, or None.
           seed: `[2]` int32 for dropout, or None.
         Returns:
           flat `[B * T, D]`.
         """
         queries, keys, values = self.project(x, batch, turn)
-        return self.output(join_heads(self.compare(queries, keys, values, bias, seed)[0]))
+        return self.output(join_heads(self.compare(queries, keys, values, penalty, seed)[0]))
 
-    def step(self, x, batch, cache, bias, turn=None):
+    def step(self, x, batch, cache, penalty, turn=None):
         """Reads one step of W hypotheses a sentence, after what `cache` holds.
 
         Args:
           x: flat `[B * W, D]`.
           cache: keys and values, each `[B, H, P, d]`, of P hypotheses and steps before.
-          bias: `[B, 1, W, P + W]`, or None: which of them each hypothesis descends from, itself included.
+          penalty: `[B, 1, W, P + W]`, or None: which of them each hypothesis descends from, itself included.
           turn: cosines and sines `[1, d]` of this step, or None.
         Returns:
           flat `[B * W, D]`, and the cache with this step at its end.
         """
         queries, keys, values = self.project(x, batch, turn)
         keys, values = tf.concat([cache[0], keys], axis=2), tf.concat([cache[1], values], axis=2)
-        return self.output(join_heads(self.compare(queries, keys, values, bias)[0])), (keys, values)
+        return self.output(join_heads(self.compare(queries, keys, values, penalty)[0])), (keys, values)
 
     def project(self, x, batch, turn):
         """Queries, keys and values, each `[B, H, T, d]`."""
@@ -130,10 +131,10 @@ class SourceAttention(tf.Module):
             self.compare = HeadAttention(size, heads, dropout)
             self.output = LinearOp(size, size, name='output')
 
-    def __call__(self, x, batch, keys, values, bias, seed=None):
+    def __call__(self, x, batch, keys, values, penalty, seed=None):
         """Flat `[B * T, D]` to the same, and the weights `[B, H, T, S]`; keys, values: `[B, H, S, d]`."""
         queries = split_heads(self.query(x), batch, self.heads)[0]
-        found, weights = self.compare(queries, keys, values, bias, seed)
+        found, weights = self.compare(queries, keys, values, penalty, seed)
         return self.output(join_heads(found)), weights
 
 

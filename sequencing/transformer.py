@@ -14,10 +14,10 @@ from sequencing.multi_head_attention import (
     SelfAttention,
     SourceAttention,
     SourceProjection,
-    bias_where,
-    causal_bias,
+    causal_penalty,
     packed_linear,
-    source_bias,
+    penalty_where,
+    source_penalty,
 )
 from sequencing.positions import TokenInput, rotation
 from sequencing.structures import EncoderOutput
@@ -93,9 +93,9 @@ class EncoderLayer(tf.Module):
             self.feed_forward = FeedForward(size, hidden_size, activation, hidden_dropout)
             self.feed_residual = Residual(size, pre_norm, dropout, name='feed_residual')
 
-    def __call__(self, x, batch, bias, turn=None, seed=None):
+    def __call__(self, x, batch, penalty, turn=None, seed=None):
         """Flat rows to flat rows; see `SelfAttention`."""
-        found = self.self_attention(self.self_residual.enter(x), batch, bias, turn, seed)
+        found = self.self_attention(self.self_residual.enter(x), batch, penalty, turn, seed)
         x = self.self_residual.leave(x, found, seed)
         return self.feed_residual.leave(x, self.feed_forward(self.feed_residual.enter(x), seed), seed)
 
@@ -112,20 +112,20 @@ class DecoderLayer(EncoderLayer):
             self.source_attention = SourceAttention(size, heads, attention_dropout)
             self.source_residual = Residual(size, pre_norm, dropout, name='source_residual')
 
-    def __call__(self, x, keys, values, batch, bias, source, turn=None, seed=None):
+    def __call__(self, x, keys, values, batch, penalty, source, turn=None, seed=None):
         """Reads whole targets.
 
         Args:
-          x: flat `[B * T, D]`; keys, values: `[B, H, S, d]`; bias, source: of the target and of the source.
+          x: flat `[B * T, D]`; keys, values: `[B, H, S, d]`; penalty, source: of the target and of the source.
         Returns:
           flat `[B * T, D]` and the weights over the source, `[B, H, T, S]`.
         """
-        found = self.self_attention(self.self_residual.enter(x), batch, bias, turn, seed)
+        found = self.self_attention(self.self_residual.enter(x), batch, penalty, turn, seed)
         return self._after(self.self_residual.leave(x, found, seed), keys, values, batch, source, seed)
 
-    def step(self, x, keys, values, batch, cache, bias, source, turn=None):
+    def step(self, x, keys, values, batch, cache, penalty, source, turn=None):
         """Reads one step, flat `[B * W, D]`; see `SelfAttention.step`. Returns rows, weights and the new cache."""
-        found, cache = self.self_attention.step(self.self_residual.enter(x), batch, cache, bias, turn)
+        found, cache = self.self_attention.step(self.self_residual.enter(x), batch, cache, penalty, turn)
         x, weights = self._after(self.self_residual.leave(x, found, None), keys, values, batch, source, None)
         return x, weights, cache
 
@@ -203,10 +203,10 @@ class TransformerEncoder(TransformerStack):
         """
         placed = self.input(embedded, seed=seed)
         batch, count = tf.shape(placed)[0], tf.shape(placed)[1]
-        bias, turn = source_bias(mask, placed.dtype), self.turn(0, count, placed)
+        penalty, turn = source_penalty(mask, placed.dtype), self.turn(0, count, placed)
         x = tf.reshape(placed, [-1, self.size])
         for layer in self.layers:
-            x = self.run(lambda x, layer=layer: layer(x, batch, bias, turn, seed), x)
+            x = self.run(lambda x, layer=layer: layer(x, batch, penalty, turn, seed), x)
         outputs = tf.where(mask[:, :, tf.newaxis], self.finish(x, placed), tf.zeros([], x.dtype))
         return EncoderOutput(outputs, mask, ())
 
@@ -215,7 +215,7 @@ class TransformerMemory(NamedTuple):
     """What decoder steps need of a source."""
 
     layers: Any  # a tuple over layers of (keys, values), each [B, H, S, d]
-    bias: tf.Tensor  # [B, 1, 1, S]
+    penalty: tf.Tensor  # [B, 1, 1, S]
     mask: tf.Tensor  # [B, S] bool
 
 
@@ -244,8 +244,8 @@ class TransformerDecoder(TransformerStack):
 
     def memory(self, encoded):
         """What steps need of the source, made once a batch: `TransformerMemory`."""
-        bias = source_bias(encoded.mask, encoded.outputs.dtype)
-        return TransformerMemory(self.source(encoded.outputs), bias, encoded.mask)
+        penalty = source_penalty(encoded.mask, encoded.outputs.dtype)
+        return TransformerMemory(self.source(encoded.outputs), penalty, encoded.mask)
 
     def initial_state(self, encoded, width, max_steps=None):
         """The state before the first step of `width` hypotheses a sentence."""
@@ -273,15 +273,15 @@ class TransformerDecoder(TransformerStack):
         """
         placed = self.input(embedded, time, same_place=True)
         batch, width = tf.shape(embedded)[0], embedded.shape[1]
-        bias, ancestors, turn = None, state.ancestors, self.turn(time, 1, placed)
+        penalty, ancestors, turn = None, state.ancestors, self.turn(time, 1, placed)
         if width > 1:
             own = tf.broadcast_to(tf.range(width)[:, tf.newaxis], [batch, width, 1])
             ancestors = tf.concat([ancestors, own], axis=2)
             seen = ancestors[:, :, :, tf.newaxis] == tf.range(width)
-            bias = bias_where(tf.reshape(seen, [batch, 1, width, -1]), placed.dtype)
+            penalty = penalty_where(tf.reshape(seen, [batch, 1, width, -1]), placed.dtype)
         x, weights, caches = tf.reshape(placed, [-1, self.size]), None, []
         for layer, (keys, values), cache in zip(self.layers, memory.layers, state.caches):
-            x, weights, cache = layer.step(x, keys, values, batch, cache, bias, memory.bias, turn)
+            x, weights, cache = layer.step(x, keys, values, batch, cache, penalty, memory.penalty, turn)
             caches.append(cache)
         new = TransformerDecoderState(tuple(caches), ancestors)
         return self.finish(x, placed), new, self.shown(weights, memory.mask, embedded.dtype)
@@ -303,11 +303,11 @@ class TransformerDecoder(TransformerStack):
         memory = self.memory(encoded)
         placed = self.input(embedded, seed=seed)
         batch, count = tf.shape(placed)[0], tf.shape(placed)[1]
-        bias, turn = causal_bias(count, placed.dtype), self.turn(0, count, placed)
+        penalty, turn = causal_penalty(count, placed.dtype), self.turn(0, count, placed)
         x, weights = tf.reshape(placed, [-1, self.size]), None
         for layer, (keys, values) in zip(self.layers, memory.layers):
             x, weights = self.run(
-                lambda x, keys, values, layer=layer: layer(x, keys, values, batch, bias, memory.bias, turn, seed),
+                lambda x, keys, values, layer=layer: layer(x, keys, values, batch, penalty, memory.penalty, turn, seed),
                 x, keys, values,
             )  # fmt: skip
         return self.finish(x, placed), self.shown(weights, memory.mask, embedded.dtype)

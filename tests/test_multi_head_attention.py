@@ -8,8 +8,8 @@ from sequencing.multi_head_attention import (
     SelfAttention,
     SourceAttention,
     SourceProjection,
-    causal_bias,
-    source_bias,
+    causal_penalty,
+    source_penalty,
 )
 from tests.decoder_support import attend_slowly, floats, linear, ragged_mask, randomise
 from tests.support import seeds
@@ -23,7 +23,7 @@ class MultiHeadAttentionTest(tf.test.TestCase):
         x, mask = floats(random, 2, 5, 6), ragged_mask(random, 2, 5)
         flat = tf.reshape(x, [10, 6])
         for causal in (False, True):
-            found = layer(flat, 2, causal_bias(5) if causal else source_bias(mask))
+            found = layer(flat, 2, causal_penalty(5) if causal else source_penalty(mask))
             for b in range(2):
                 queries, keys, values = np.split(linear(x[b], layer.projection), 3, axis=-1)
                 see = (lambda t, s: s <= t) if causal else (lambda t, s, b=b: bool(mask[b, s]))
@@ -37,7 +37,7 @@ class MultiHeadAttentionTest(tf.test.TestCase):
         randomise(random, layer)
         outputs, mask, x = floats(random, 2, 5, 7), ragged_mask(random, 2, 5), floats(random, 2, 4, 6)
         for i, (keys, values) in enumerate(source(outputs)):
-            found, weights = layer(tf.reshape(x, [8, 6]), 2, keys, values, source_bias(mask))
+            found, weights = layer(tf.reshape(x, [8, 6]), 2, keys, values, source_penalty(mask))
             for b in range(2):
                 parts = np.split(linear(outputs[b], source.projection), 6, axis=-1)
                 expected, expected_weights = attend_slowly(
@@ -48,7 +48,7 @@ class MultiHeadAttentionTest(tf.test.TestCase):
 
     def test_an_empty_source_gives_numbers(self):
         keys = tf.zeros([1, 2, 3, 4])
-        nothing = source_bias(tf.zeros([1, 3], bool))
+        nothing = source_penalty(tf.zeros([1, 3], bool))
         found, weights = HeadAttention(8, 2)(tf.ones([1, 2, 5, 4]), keys, keys + 2.0, nothing)
         self.assertAllClose(found, np.full([1, 2, 5, 4], 2.0))
         self.assertAllClose(tf.reduce_sum(weights, axis=-1), np.ones([1, 2, 5]))
