@@ -1,0 +1,139 @@
+"""Decoding of FlowSeq's base configuration, beside a peer that prints lines such as
+
+    argmax batch 1 length 32      wall med   196.0 ms
+
+    python benchmarks/flow_decode.py --peer 'python time_flowseq_ref.py REF --config BASE.json --what argmax,batch,iw'
+
+Random weights, forced lengths, vocabulary 8,000: only shapes matter. Ours and the peer run in turn, each in a process
+of its own; without a peer, ours is compared with itself.
+"""
+
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import flags
+from side_by_side import report
+
+from sequencing import cli
+
+VOCAB = 8000
+CASES = {  # name in the peer's output: (mode, sentences, length)
+    'argmax batch 1 length 8': ('argmax', 1, 8),
+    'argmax batch 1 length 16': ('argmax', 1, 16),
+    'argmax batch 1 length 32': ('argmax', 1, 32),
+    'argmax batch 1 length 64': ('argmax', 1, 64),
+    'argmax batch 32 length 24': ('argmax', 32, 24),
+    'iw nlen 3 ntr 5 k 4 batch 1': ('iw', 1, 24),
+}
+
+
+def define(values):
+    flags.DEFINE_string('peer', '', 'command that times the peer', flag_values=values)
+    flags.DEFINE_integer('rounds', 3, 'how often each runs, in turn', lower_bound=1, flag_values=values)
+    flags.DEFINE_integer('repeats', 7, 'runs of a case in a process', lower_bound=1, flag_values=values)
+    flags.DEFINE_integer('threads', 1, 'CPU threads', lower_bound=1, flag_values=values)
+    flags.DEFINE_list('cases', list(CASES), 'names of the cases', flag_values=values)
+    flags.DEFINE_list('precisions', ['float32', 'mixed_bfloat16'], 'of ours', flag_values=values)
+    flags.DEFINE_string('measure', '', 'time ours in this precision and stop', flag_values=values)
+
+
+def main(argv=None):
+    return cli.run(benchmark, define, argv, usage=__doc__)
+
+
+def benchmark(values):
+    if values.measure:
+        return measure(values)
+    ours = {precision: [] for precision in values.precisions}
+    peer = []
+    for _ in range(values.rounds):
+        if values.peer:
+            peer.append(milliseconds(shlex.split(values.peer)))
+        for precision in values.precisions:
+            ours[precision].append(milliseconds([
+                sys.executable, __file__, f'--measure={precision}', f'--threads={values.threads}',
+                f'--repeats={values.repeats}', f'--cases={",".join(values.cases)}',
+            ]))  # fmt: skip
+    for case in values.cases:
+        for precision, rounds in ours.items():
+            mine = [found[case] for found in rounds]
+            theirs = [found[case] for found in peer if case in found] or mine
+            ratios = [other / own for other, own in zip(theirs, mine)]
+            report(f'flow_decode/{case.replace(" ", "_")}/{"bf16" if "bf" in precision else precision}',
+                   statistics.median(ratios), (min(ratios), max(ratios)), statistics.median(mine),
+                   statistics.median(theirs), 'ms', threads=values.threads, engine='TensorFlow graph',
+                   model=f'FlowSeq base, vocabulary {VOCAB}')  # fmt: skip
+    return 0
+
+
+def milliseconds(command):
+    """Runs a command and returns the median of each case in its output."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found = re.findall(r'^(.*?)\s+wall med\s+([\d.]+) ms', done.stdout, re.MULTILINE)
+    return {name: float(number) for name, number in found}
+
+
+def measure(values):
+    cli.quiet_tensorflow()
+    cli.use_threads(values.threads)
+    import numpy as np
+    import tensorflow as tf
+
+    from sequencing.decode_options import DecodeOptions
+
+    model = base_model(values.measure)
+    functions = {
+        mode: tf.function(
+            lambda ids, mask, options=options: (
+                model.translate(ids, mask, tf.fill(tf.shape(ids)[:1], 1000), options).ids
+            ),
+            input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.bool)],
+            autograph=False,
+        )
+        for mode, options in {
+            'argmax': DecodeOptions(decode='argmax'),
+            'iw': DecodeOptions(decode='iw', nlen=3, ntr=5, iw_k=4, tau=0.2),
+        }.items()
+    }
+    for name in values.cases:
+        mode, sentences, length = CASES[name]
+        ids = tf.constant(np.random.default_rng(1).integers(4, VOCAB, [sentences, length]), tf.int32)
+        times = []
+        for _ in range(values.repeats + 1):
+            began = time.perf_counter()
+            functions[mode](ids, tf.ones_like(ids, tf.bool)).numpy()
+            times.append((time.perf_counter() - began) * 1e3)
+        print(f'{name:<34} wall med {statistics.median(times[1:]):8.1f} ms  min {min(times[1:]):8.1f}', flush=True)
+    return 0
+
+
+def base_model(precision):
+    """FlowSeq base with random weights, whose likeliest lengths are the source's, one unit more and one less."""
+    import types
+
+    import tensorflow as tf
+
+    from build_model import build_model
+    from sequencing.config import Config, DataConfig
+    from sequencing.flow_config import FlowSeqConfig
+
+    vocab = types.SimpleNamespace(size=VOCAB, pad_id=0, unk_id=1, eos_id=2, bos_id=None, tokens=None)
+    config = Config(
+        data=DataConfig(joint_vocab=True),
+        model=FlowSeqConfig(share_embeddings=True, tie_output=True),
+        precision=precision,
+    )
+    model = build_model(config, vocab, vocab)
+    reach = config.model.length.reach
+    places = [[reach], [reach + 4], [reach - 4]]
+    bias = model.length_predictor.output.bias
+    bias.assign(tf.tensor_scatter_nd_update(bias, places, [60.0, 50.0, 40.0]))
+    return model.for_decoding()
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv))
