@@ -31,7 +31,7 @@ _PREFETCH = 16  # batches that wait ready
 
 def data_path(config, name):
     """The path of a file named in the config, relative to data.folder; `~` and `$NAME` are filled in."""
-    return os.path.join(*(os.path.expandvars(os.path.expanduser(part)) for part in (config.data.folder, name)))
+    return config.data.path(name)
 
 
 def check_files(config):
@@ -194,6 +194,7 @@ class ParallelInputs:
     Attributes:
       size: pairs in an epoch.
       report: `DataReport`.
+      keys: of the corpora, equal where text, vocabularies and length rules are.
     """
 
     def __init__(self, corpora, weights, unit, limit, src_vocab, trg_vocab, rules, seed):
@@ -213,6 +214,7 @@ class ParallelInputs:
         self._shares = None if weights is None else _apportion(np.array(weights), self._window)
         self._windows = -(-self.size // self._window)
         self.report = self._make_report()
+        self.keys = [corpus.key for corpus in corpora]
 
     def batches(self, position=None):
         """An endless iterator over (`Batch` of NumPy arrays, `Position` after it), from `position` on."""

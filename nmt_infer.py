@@ -6,6 +6,7 @@ N lines in, N lines out, in order. Reads standard input and writes standard outp
 """
 
 import contextlib
+import gzip
 import json
 import math
 import os
@@ -104,7 +105,11 @@ def load_translator(model_dir, flags):
 
 def open_source(path):
     """The lines to translate; `waits` says whether they may come with pauses."""
-    lines = read_lines(sys.stdin.buffer, 'standard input') if path == '-' else read_lines(path, '--test_src')
+    if path == '-':
+        # Unbuffered: a thread waits in this read, and one that held a buffer's lock could not be left at the end.
+        lines = read_lines(open(0, 'rb', buffering=0, closefd=False), 'standard input')
+    else:
+        lines = read_lines(path, '--test_src')
     lines.waits = path == '-'
     return lines
 
@@ -116,11 +121,20 @@ def open_output(path):
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a device or a named pipe
+        with open(path, 'wb') as file:
+            yield file
+        return
     folder = os.path.dirname(path) or '.'
     if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise UserError(f'--output_file {path}: cannot be written; give the name of a file in a folder that exists.')
-    with atomic_file(path) as file:
-        yield file
+    with atomic_file(path) as raw:
+        if path.endswith('.gz'):
+            with gzip.GzipFile('', 'wb', fileobj=raw, mtime=0) as file:
+                yield file
+        else:
+            yield raw
 
 
 def best(result):

@@ -28,7 +28,7 @@ from sequencing.diagnosis import first_nonfinite  # noqa: E402
 from sequencing.errors import UserError  # noqa: E402
 from sequencing.model_folder import Checkpoints  # noqa: E402
 from sequencing.optimizers import build_optimizer  # noqa: E402
-from sequencing.resume import check_resume  # noqa: E402
+from sequencing.resume import check_resume, check_same_data  # noqa: E402
 from sequencing.structures import Batch  # noqa: E402
 from sequencing.training import Totals, TrainingState, Updater  # noqa: E402
 from sequencing.validation import Validator  # noqa: E402
@@ -77,25 +77,25 @@ def train(flags):
         raise UserError('--model_dir is required: the folder that the model is kept in, such as runs/my_model.')
     if flags.explain:
         return explain(config, origins, model_dir)
-    if flags.restart and os.path.exists(model_dir):
-        cli.note(f'{model_dir} is now {model_folder.move_aside(model_dir)}')
-    if config.model.kind != 'seq2seq':
-        raise UserError(f'model.kind {config.model.kind}: this version trains autoregressive models (seq2seq); flow '
-                        'models come from published checkpoints, by tools/import_flowseq.py.')  # fmt: skip
-    make_folder(model_dir)
-    lock = model_folder.lock(model_dir)
-    check_resume(model_dir, config)
-    with tf.device(flags.device or None):
-        prepared = prepare(config, model_dir, flags.init_from)
+    check_what_is_trained(config)
+    build_inputs.check_files(config)
+    with contextlib.ExitStack() as held:
+        restart = flags.restart and os.path.exists(model_dir)
+        make_folder(model_dir)
+        held.enter_context(model_folder.lock(model_dir))
+        if restart:
+            cli.note(f'{model_dir} is now {model_folder.move_aside(model_dir)}')
+            make_folder(model_dir)
+            held.enter_context(model_folder.lock(model_dir))
+        check_resume(model_dir, config)
+        held.enter_context(tf.device(flags.device or None))
         try:
-            return run_loop(config, model_dir, *prepared)
+            return run_loop(config, model_dir, *prepare(config, model_dir, flags.init_from))
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 'out of memory: lower train.batch_size (and raise train.accumulate by the same factor to keep the '
                 f'update as it is). TensorFlow says: {error.message.splitlines()[0]}'
             ) from error
-        finally:
-            lock.close()
 
 
 # Preparing ------------------------------------------------------------------------------------------------------------
@@ -122,6 +122,16 @@ def use_devices(config, device):
         raise UserError(f'--device {device}: there is no such device here; there are {", ".join(known)}.')
 
 
+def check_what_is_trained(config):
+    """Refuses what this version does not train."""
+    if config.model.kind != 'seq2seq':
+        raise UserError(f'model.kind {config.model.kind}: this version trains autoregressive models (seq2seq); flow '
+                        'models come from published checkpoints, by tools/import_flowseq.py.')  # fmt: skip
+    if config.precision == 'mixed_float16':
+        raise UserError('precision mixed_float16 decodes but does not train: it needs loss scaling, which this version '
+                        'does not have. Use mixed_bfloat16.')  # fmt: skip
+
+
 def make_folder(model_dir):
     try:
         os.makedirs(model_dir, exist_ok=True)
@@ -133,7 +143,6 @@ def make_folder(model_dir):
 
 def prepare(config, model_dir, init_from):
     """Vocabularies, data, model, optimizer, and everything as the last checkpoint left it."""
-    build_inputs.check_files(config)
     src_vocab, trg_vocab = build_inputs.build_vocabs(config, os.path.join(model_dir, 'vocab'))
     cache_dir = config.data.cache_dir or model_dir.rstrip('/') + '.cache'
     inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir)
@@ -148,8 +157,9 @@ def prepare(config, model_dir, init_from):
         print(f'going on from {restored}', flush=True)
     elif init_from:
         warm_start(model, src_vocab, trg_vocab, init_from)
+    check_same_data(model_dir, inputs.keys if restored else None)
     model_folder.write_config(model_dir, config)
-    model_folder.write_manifest(model_dir, config.seed, dataclasses.asdict(inputs.report))
+    model_folder.write_manifest(model_dir, config.seed, {'keys': inputs.keys, **dataclasses.asdict(inputs.report)})
     dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab) if config.data.dev_src else None
     validator = Validator(config, model_dir, model, optimizer, src_vocab, trg_vocab, dev)
     return model, optimizer, state, checkpoints, inputs, validator
@@ -158,11 +168,15 @@ def prepare(config, model_dir, init_from):
 # The loop -------------------------------------------------------------------------------------------------------------
 
 
-def run_loop(config, model_dir, model, optimizer, state, checkpoints, inputs, validator):
+def run_loop(config, model_dir, *prepared):
+    with StopSignals() as stop:
+        return loop(config, model_dir, stop, *prepared)
+
+
+def loop(config, model_dir, stop, model, optimizer, state, checkpoints, inputs, validator):
     train = config.train
     updater = Updater(model, optimizer, state, train, config.seed)
     writer = tf.summary.create_file_writer(os.path.join(model_dir, 'tensorboard'))
-    stop = StopSignals()
     progress = Progress(config, state, writer, inputs.epochs)
     step = int(state.step)
     position = build_inputs.Position(*state.position.numpy().tolist()) if step else None
@@ -175,8 +189,14 @@ def run_loop(config, model_dir, model, optimizer, state, checkpoints, inputs, va
     def validate():
         if validator.validate(step, state, writer):
             validator.with_averages(checkpoints.save_best)
+        state.validated_step.assign(step)
 
     finished = progress.limit_reached(step, position) or out_of_patience(train, state)
+    if step and (finished or step % train.validate_every == 0) and int(state.validated_step) < step:
+        with progress.paused():  # a signal came before it could be done
+            validate()
+            save()
+        finished = finished or out_of_patience(train, state)
     while not (finished or stop.came):
         batches = []
         for _ in range(train.accumulate):
@@ -221,11 +241,15 @@ def stop_when_nonfinite(config, state, model, batch):
 class StopSignals:
     """Remembers SIGINT or SIGTERM, so that the loop can save before it ends; a second one ends at once."""
 
-    def __init__(self):
-        self.came = 0
+    def __enter__(self):
+        self.came, self.before = 0, {}
         if threading.current_thread() is threading.main_thread():  # Python takes handlers nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._remember)
+            self.before = {number: signal.signal(number, self._remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _remember(self, number, frame):
         if self.came:

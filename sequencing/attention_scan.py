@@ -140,11 +140,12 @@ def _backward(cell, compare, inputs, saved, d_outputs, d_contexts, d_weights):
         d_old[0] += tf.cast(d_output, wide)
         parts = [d_h, d_query, d_context] + ([d_x, d_bias] if cell.separate else [])
         written = [array.write(t, x) for array, x in zip(written, parts)]
-        return d_old, d_fed, d_keys + d_keys_t, [total + d for total, d in zip(d_own, d_own_t)], written
+        d_own = [total + tf.cast(d, wide) for total, d in zip(d_own, d_own_t)]
+        return d_old, d_fed, d_keys + tf.cast(d_keys_t, wide), d_own, written
 
     steps = tf.shape(saved.pres)[0]
     start = ([tf.zeros_like(field) for field in inputs.initial], tf.zeros_like(saved.contexts[0]),
-             tf.zeros_like(inputs.keys), [tf.zeros_like(o) for o in inputs.own],
+             tf.zeros_like(inputs.keys, wide), [tf.zeros_like(o, wide) for o in inputs.own],
              arrays(steps, dtype, dtype, dtype, *([dtype, wide] if cell.separate else [])))  # fmt: skip
     d_initial, _, d_keys, d_own, written = time_loop(time_steps(steps, reverse=True), body, start)
     d_h = stacked(written[0], cell.gates * units)
@@ -159,8 +160,8 @@ def _backward(cell, compare, inputs, saved, d_outputs, d_contexts, d_weights):
         ], axis=0),
         bias=tf.reduce_sum(written[4].stack(), axis=[0, 1]) if cell.separate else tf.zeros_like(inputs.bias),
         query_kernel=tf.matmul(outputs[1], flat(d_queries), transpose_a=True),
-        keys=d_keys,
+        keys=tf.cast(d_keys, dtype),
         values=tf.einsum('tbs,tbv->bsv', saved.weights, written[2].stack()),
-        own=d_own,
+        own=[tf.cast(d, dtype) for d in d_own],
         initial=d_initial,
     )  # fmt: skip

@@ -59,7 +59,7 @@ def run(body, define, argv=None, usage=''):
         return 130
     except BrokenPipeError:  # the reader of a pipe has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1
 
 
 def _fail(name, message):

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from typing import Union
 
@@ -54,6 +55,10 @@ class DataConfig:
     max_length_ratio: float = option(9.0, 'pairs where one side has more than this times the tokens of the other are '
                                      'dropped; 0 keeps them', at_least=0)  # fmt: skip
     cache_dir: str = option('', 'folder of the encoded text; empty for MODEL_DIR.cache beside the model folder')
+
+    def path(self, name):
+        """The path of a file of this corpus, relative to `folder`; `~` and `$NAME` are filled in."""
+        return os.path.join(*(os.path.expandvars(os.path.expanduser(part)) for part in (self.folder, name)))
 
     def problems(self):
         if self.joint_vocab and self.src_vocab != self.trg_vocab:
@@ -217,8 +222,8 @@ class TrainConfig:
     schedule: str = option('constant', 'course of the learning rate after warm-up',
                            choices=('constant', 'inverse_sqrt', 'cosine', 'exponential'))  # fmt: skip
     warmup_steps: int = option(0, 'updates over which the rate rises linearly from 0', at_least=0)
-    decay_steps: int = option(0, 'updates until the cosine ends, or over which the exponential falls by decay_rate; '
-                              '0 means max_steps', at_least=0)  # fmt: skip
+    decay_steps: int = option(0, 'updates after warm-up until the cosine ends, or over which the exponential falls by '
+                              'decay_rate; 0 means up to max_steps', at_least=0)  # fmt: skip
     decay_rate: float = option(0.1, 'what the rate is multiplied by over decay_steps', above=0, at_most=1)
     beta_1: float = option(0.9, "decay of Adam's mean of gradients", at_least=0, below=1)
     beta_2: float = option(0.999, "decay of Adam's mean of squared gradients", at_least=0, below=1)

@@ -23,7 +23,7 @@ def load_config(name, file='', settings=()):
     Raises:
       UserError: no such file or function, the file fails, or a value cannot be.
     """
-    path = file or _default_file()
+    path = os.path.abspath(file or _default_file())
     if not os.path.isfile(path):
         raise UserError(f'--config_file {path}: there is no such file.')
     found = {key: value for key, value in vars(_run_file(path)).items() if key.startswith('config_')}

@@ -73,6 +73,7 @@ class EncodedCorpus:
         with open(os.path.join(folder, 'meta.json'), encoding='utf-8') as file:
             self.meta = json.load(file)
         self.size, self.rules = self.meta['kept'], rules
+        self.key = os.path.basename(folder)
         self._ids, self._map_of_ids = _map(os.path.join(folder, 'ids'), np.dtype(self.meta['dtype']))
         self._index, self._map_of_index = _map(os.path.join(folder, 'index'), _INDEX)
 

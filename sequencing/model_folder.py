@@ -77,12 +77,15 @@ def read_config(model_dir):
     if manifest.get('format', FORMAT) > FORMAT:
         raise UserError(f'{model_dir} has format {manifest["format"]}, newer than the format {FORMAT} that this '
                         'version of sequencing reads: upgrade sequencing.')  # fmt: skip
+    return from_dict(Config, _read_json(path))
+
+
+def _read_json(path):
     with open(path, encoding='utf-8') as file:
         try:
-            values = json.load(file)
-        except json.JSONDecodeError as error:
-            raise UserError(f'{path}, line {error.lineno}: not valid JSON ({error.msg}).') from None
-    return from_dict(Config, values)
+            return json.load(file)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f'{path}: not valid JSON ({error}).') from None
 
 
 def read_manifest(model_dir):
@@ -90,8 +93,7 @@ def read_manifest(model_dir):
     path = os.path.join(model_dir, 'manifest.json')
     if not os.path.exists(path):
         return {}
-    with open(path, encoding='utf-8') as file:
-        return json.load(file)
+    return _read_json(path)
 
 
 def write_manifest(model_dir, seed, data):

@@ -167,7 +167,7 @@ def _member_of_kind(members, kind, where):
     if len(members) == 1 or kind is None:
         return members[0]
     kinds = {_kind_of(member): member for member in members}
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f'{where}.kind is one of {", ".join(map(repr, kinds))}; got {kind!r}.{_meant(kind, kinds)}')
     return kinds[kind]
 

@@ -4,7 +4,7 @@ import os
 
 from sequencing.cli import note
 from sequencing.errors import UserError
-from sequencing.model_folder import read_config
+from sequencing.model_folder import read_config, read_manifest
 from sequencing.options import flatten
 
 # Fields that decide the shapes of what was saved, or which example comes when.
@@ -13,6 +13,22 @@ FIXED = (
     'data.max_trg_length', 'data.max_length_ratio', 'train.optimizer', 'train.amsgrad', 'train.ema', 'train.batch_unit',
     'train.batch_size', 'train.accumulate',
 )  # fmt: skip
+
+
+def check_same_data(model_dir, keys):
+    """Compares the content of the training text with that of the run so far.
+
+    Args:
+      keys: keys of the encoded corpora, or None where nothing is resumed.
+    Raises:
+      UserError: the text changed, so that a position in it would mean other sentences.
+    """
+    before = read_manifest(model_dir).get('data', {}).get('keys')
+    if keys is not None and before not in (None, keys):
+        raise UserError(
+            f'the training text is not what {model_dir} was trained on so far, so its position in it means nothing. '
+            'Restore the text, use another --model_dir (with --init_from to keep the weights), or --restart.'
+        )
 
 
 def check_resume(model_dir, config):

@@ -30,9 +30,10 @@ class Bridge(tf.Module):
 
     def __call__(self, encoded):
         """Maps an `EncoderOutput` to a list over layers of states, fields `[B, H]`."""
-        real = tf.expand_dims(tf.cast(encoded.mask, encoded.outputs.dtype), 2)
-        mean = tf.reduce_sum(encoded.outputs * real, axis=1) / tf.maximum(tf.reduce_sum(real, axis=1), 1)
-        start = tf.cast(tf.tanh(self.projection(mean)), state_dtype(mean.dtype))
+        outputs = tf.cast(encoded.outputs, state_dtype(encoded.outputs.dtype))
+        real = tf.expand_dims(tf.cast(encoded.mask, outputs.dtype), 2)
+        mean = tf.reduce_sum(outputs * real, axis=1) / tf.maximum(tf.reduce_sum(real, axis=1), 1)
+        start = tf.cast(tf.tanh(self.projection(tf.cast(mean, encoded.outputs.dtype))), outputs.dtype)
         parts = tf.split(start, self.fields * self.layers, axis=-1)
         return [self.cell.state(*parts[i * self.fields : (i + 1) * self.fields]) for i in range(self.layers)]
 

@@ -36,6 +36,7 @@ class TrainingState(tf.Module):
         self.position = tf.Variable(np.zeros(position_size, np.int64), name='position')  # in the data
         self.best_score = tf.Variable(-np.inf, dtype=tf.float64, name='best_score')
         self.best_step = tf.Variable(0, dtype=tf.int64, name='best_step')
+        self.validated_step = tf.Variable(0, dtype=tf.int64, name='validated_step')  # the last one
         self.rounds_without_gain = tf.Variable(0, dtype=tf.int64, name='rounds_without_gain')
         self.skipped = tf.Variable(0, dtype=tf.int64, name='skipped')  # updates, for non-finite gradients
         self.skipped_in_a_row = tf.Variable(0, dtype=tf.int64, name='skipped_in_a_row')

@@ -19,7 +19,7 @@ from sequencing.decode_options import options_for
 from sequencing.layers import store_for_decoding
 from sequencing.model_folder import checkpoint_path, read_config, restore_weights
 from sequencing.structures import Batch
-from sequencing.training import BATCH_SIGNATURE
+from sequencing.training import BATCH_SIGNATURE, exchange_with_averages
 from sequencing.vocab import Vocab
 
 WINDOW_LINES = 10_000  # lines held at a time; their batches are cut from lines of similar length
@@ -238,6 +238,16 @@ def load_vocabs(config, model_dir):
     return Vocab.load(folder, 'src'), Vocab.load(folder, 'trg')
 
 
+def restore_averages(model, path, train):
+    """Puts the moving averages of a training's checkpoint in place of the weights."""
+    from sequencing.optimizers import build_optimizer  # imports Keras, which translating alone does not need
+
+    optimizer = build_optimizer(train)
+    optimizer.build(model.trainable_variables)
+    tf.train.Checkpoint(model=model, optimizer=optimizer).restore(path).expect_partial()
+    exchange_with_averages(optimizer, model.trainable_variables)
+
+
 def load(model_dir, checkpoint='best', precision=None):
     """Loads a trained model.
 
@@ -257,6 +267,8 @@ def load(model_dir, checkpoint='best', precision=None):
     src_vocab, trg_vocab = load_vocabs(config, model_dir)
     model = build_model(config, src_vocab, trg_vocab, precision)
     restore_weights(model, path)
+    if config.train.ema and os.path.basename(os.path.dirname(path)) != 'best':  # `best` holds the averages already
+        restore_averages(model, path, config.train)
     if config.model.kind == 'seq2seq':
         store_for_decoding(model, model.dtype)
     elif config.model.kind == 'flowseq':

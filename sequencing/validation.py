@@ -4,7 +4,8 @@ import os
 
 import tensorflow as tf
 
-from sequencing.scores import format_scores, score_lines
+from sequencing.decode_options import options_for
+from sequencing.scores import format_scores, make_metrics, score_lines
 from sequencing.structures import Batch
 from sequencing.text import read_parallel, write_lines
 from sequencing.training import BATCH_SIGNATURE, exchange_with_averages
@@ -28,8 +29,12 @@ class Validator:
         data = config.data
         self.source, self.references = [], []
         if data.dev_src:
-            paths = [os.path.join(data.folder, name) for name in (data.dev_src, *data.dev_trg)]
+            paths = [data.path(name) for name in (data.dev_src, *data.dev_trg)]
             self.source, *self.references = map(list, zip(*read_parallel(paths, 'dev set')))
+        # Told now and not at the first validation.
+        make_metrics(data.trg_lang)
+        options_for(model, config)
+        options_for(model, config, decode=config.decode.validation_mode)
         self._loss = tf.function(lambda batch: model.loss(batch), input_signature=[BATCH_SIGNATURE], autograph=False)
 
     def validate(self, step, state, writer):

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from sequencing.errors import UserError
 from sequencing.model_folder import checkpoint_path, read_config
 from sequencing.translator import load_vocabs
 
@@ -21,7 +22,11 @@ def warm_start(model, src_vocab, trg_vocab, model_dir):
       a dict from variable name to what became of it.
     """
     config = read_config(model_dir)
-    reader = tf.train.load_checkpoint(checkpoint_path(model_dir))
+    path = checkpoint_path(model_dir)
+    try:
+        reader = tf.train.load_checkpoint(path)
+    except tf.errors.OpError as error:
+        raise UserError(f'{path} cannot be read: {error.message}.') from None
     shapes = reader.get_variable_to_shape_map()
     old_src, old_trg = load_vocabs(config, model_dir)
     told = {}

@@ -5,10 +5,13 @@ import io
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import tempfile
 import unittest
+
+from absl import flags
 
 import nmt_infer
 import nmt_train
@@ -208,6 +211,8 @@ class CommandTest(unittest.TestCase):
             ((f'--config_file={self.folder}/bad_config.py', '--config=config_bad'), 'line 2: ZeroDivisionError'),
             ((f'--config_file={self.folder}/bad_config.py', '--config=config_none'), 'has to return'),
             (('--precision=float8',), 'precision'),
+            (('--precision=mixed_float16',), 'loss scaling'),
+            (('--set=model.encoder.kind=[1]',), 'model.encoder.kind is one of'),
             (('--device=TPU:9',), 'no such device'),
         ):
             fresh = os.path.join(self.folder, 'fresh')
@@ -216,6 +221,7 @@ class CommandTest(unittest.TestCase):
             self.assertEqual(code, 2, (arguments, err))
             self.assertIn(told, err)
             self.assertFalse(os.path.exists(os.path.join(fresh, 'config.json')), arguments)
+            self.assertFalse(os.path.exists(os.path.join(fresh, 'checkpoint')), arguments)
 
     def test_going_on_with_another_configuration_is_refused_where_it_cannot_be(self):
         code, _, err = self.train('--set=model.embedding_size=24')
@@ -224,6 +230,37 @@ class CommandTest(unittest.TestCase):
         code, _, err = self.train('--set=train.learning_rate=0.001')
         self.assertEqual(code, 0)
         self.assertIn('train.learning_rate is now 0.001, was 0.005', err)
+
+    def test_changed_text_is_noticed_on_resuming(self):
+        other, data = os.path.join(self.folder, 'resumed'), os.path.join(self.folder, 'changing')
+        config = write_task(data, 'copy', seeds(self))
+        common = ('--config=config_toy', f'--config_file={config}', f'--model_dir={other}', self.cache)
+        self.assertEqual(run(nmt_train.main, *common, '--set=train.max_steps=1')[0], 0)
+        with open(os.path.join(data, 'train.src'), 'a') as src, open(os.path.join(data, 'train.trg'), 'a') as trg:
+            src.write('a\n')
+            trg.write('a\n')
+        code, _, err = run(nmt_train.main, *common, '--set=train.max_steps=2')
+        self.assertEqual(code, 2)
+        self.assertIn('the training text is not what', err)
+
+    def test_restart_keeps_the_old_folder(self):
+        other = os.path.join(self.folder, 'again')
+        common = ('--config=config_toy', f'--config_file={self.config}', f'--model_dir={other}', self.cache)
+        for _ in range(2):
+            code, out, _ = run(nmt_train.main, *common, '--restart', '--set=train.max_steps=1')
+            self.assertEqual(code, 0)
+            self.assertNotIn('going on', out)
+        self.assertTrue(os.path.exists(f'{other}.old-1/config.json'))
+        self.assertFalse(os.path.exists(f'{other}.old-2'))
+
+    def test_a_device_is_written_to_and_not_replaced(self):
+        pipe = os.path.join(self.folder, 'pipe')
+        os.mkfifo(pipe)
+        with open(os.open(pipe, os.O_RDWR), 'rb') as reader:
+            code, _, _ = self.infer('--test_src=' + self.write('p.src', b'a b\n'), f'--output_file={pipe}')
+            self.assertEqual(code, 0)
+            self.assertTrue(reader.readline().endswith(b'\n'))
+        self.assertTrue(stat.S_ISFIFO(os.stat(pipe).st_mode))
 
     def test_a_warm_start_takes_what_fits(self):
         other = os.path.join(self.folder, 'warm')
@@ -249,11 +286,14 @@ class CommandTest(unittest.TestCase):
         self.assertFalse(os.path.exists(os.path.join(fresh, 'config.json')))
 
     def test_help_names_every_flag(self):
-        for main in (nmt_train.main, nmt_infer.main, score.main, plot_attention.main):
-            code, out, _ = run(main, '--help')
+        for script in (nmt_train, nmt_infer, score, plot_attention):
+            code, out, _ = run(script.main, '--help')
             self.assertEqual(code, 0)
-            self.assertIn('--', out)
             self.assertIn('python ', out)
+            known = flags.FlagValues()
+            script.define_flags(known)
+            for name in known:
+                self.assertIn(name, out)
 
 
 class ConfigTest(unittest.TestCase):

@@ -27,7 +27,8 @@ class ResumeTest(unittest.TestCase):
         random = seeds(self)
         with tempfile.TemporaryDirectory() as folder:
             config = write_task(os.path.join(folder, 'data'), 'reverse', random)
-            settings = [f'seed={random.randrange(1000)}', f'data.cache_dir={folder}/cache', 'threads=2']
+            settings = [f'seed={random.randrange(1000)}', f'data.cache_dir={folder}/cache', 'threads=2',
+                        'train.validate_every=2', 'train.patience=9', 'train.ema=0.9']  # fmt: skip
             undisturbed, killed, stopped = (os.path.join(folder, name) for name in ('undisturbed', 'killed', 'stopped'))
 
             process = start(train_command(config, undisturbed, *settings))

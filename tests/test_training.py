@@ -83,15 +83,12 @@ class UpdateTest(tf.test.TestCase):
         readout = model.decoder.readout
         readout.bias.assign(tf.fill([9], 1e38))
         readout.kernel.assign(tf.fill(readout.kernel.shape, 1e38))  # finite itself, but not what it makes
-        before = [v.numpy() for v in model.trainable_variables]
-        original = readout.bias.numpy()
         model.output.kernel.assign(tf.fill(model.output.kernel.shape, 3e38))
         before = [v.numpy() for v in model.trainable_variables]
         update([batch])
         self.assertEqual(int(state.skipped_in_a_row), 1)
         for got, want in zip(model.trainable_variables, before):
             self.assertAllEqual(got, want)
-        self.assertAllEqual(readout.bias, original)
         told = first_nonfinite(model, lambda: model.loss(batch))
         self.assertRegex(told, '^(decoder.readout|output) is the first part')
 

@@ -10,6 +10,7 @@ cli.quiet_tensorflow()
 
 import nmt_train  # noqa: E402
 from sequencing.config_files import load_config  # noqa: E402
+from sequencing.errors import UserError  # noqa: E402
 from sequencing.scores import format_scores, score_lines  # noqa: E402
 from sequencing.text import read_lines, write_lines  # noqa: E402
 from sequencing.translator import load  # noqa: E402
@@ -39,8 +40,11 @@ def demo(flags):
     settings = flags['set'].value
     config, _ = load_config(flags.config, settings=settings)
     model_dir = flags.model_dir or config.model_dir
-    if not os.path.exists(os.path.join(config.data.folder, config.data.test_src)):
-        write_demo_data(config.data.folder, config.seed)
+    folder = config.data.path('')
+    if not os.path.exists(config.data.path(config.data.test_src)):
+        if os.path.isdir(folder) and os.listdir(folder):
+            raise UserError(f'{folder} is not empty and holds no demo corpus: the demo needs a folder of its own.')
+        write_demo_data(folder, config.seed)
     arguments = ['nmt_train.py', f'--config={flags.config}', f'--model_dir={model_dir}', '--restart']
     began = time.monotonic()
     code = nmt_train.main(arguments + [f'--set={setting}' for setting in settings])
@@ -48,8 +52,7 @@ def demo(flags):
         return code
     seconds = time.monotonic() - began
     source, reference = (
-        list(read_lines(os.path.join(config.data.folder, name)))
-        for name in (config.data.test_src, config.data.test_trg[0])
+        list(read_lines(config.data.path(name))) for name in (config.data.test_src, config.data.test_trg[0])
     )
     translations = load(model_dir).translate(source)
     write_lines(os.path.join(model_dir, 'translations', 'test.txt'), translations)
