@@ -8,6 +8,7 @@ What runs at inference is the executor's cost of thousands of small operations. 
   the same sizes come out of one product;
 - weight norms and matrix inverses are computed.
 
+The folded weights are NumPy arrays, so in a traced function they are constants, and kernels may keep them rearranged.
 Padding is left to itself: no real step looks at it, and it is set to zero at the end. Both directions and their
 log-dets are those of the flow it was made from, which has self-attention couplings with affine or additive transforms.
 """
@@ -32,10 +33,10 @@ EPSILON = 1e-5  # of layer norms
 class AffineMap(NamedTuple):
     """`y = x @ matrix + shift` and its inverse, over channels."""
 
-    matrix: tf.Tensor  # [D, D]
-    shift: tf.Tensor  # [D]
-    inverse_matrix: tf.Tensor
-    inverse_shift: tf.Tensor
+    matrix: np.ndarray  # [D, D]
+    shift: np.ndarray  # [D]
+    inverse_matrix: np.ndarray
+    inverse_shift: np.ndarray
     log_det: float  # log|det matrix|: of one step
 
 
@@ -49,12 +50,12 @@ class FoldedCoupling(NamedTuple):
     source: int  # place of its keys and values in the memory
     position_query: tuple  # (kernel, bias) of what positions ask, or () where they are added
     position_source: tuple  # (kernel, bias) of keys and values that positions look at
-    first_scale: tf.Tensor  # [n], of the residual around self-attention; None where positions are added
+    first_scale: np.ndarray  # [n], of the residual around self-attention; None where positions are added
     packed: tuple  # (kernel [n, 3 n], bias): queries, keys, values
     query: tuple  # (kernel, bias), of source attention
-    query_scale: tf.Tensor  # [n], of the residual around source attention
+    query_scale: np.ndarray  # [n], of the residual around source attention
     inner: tuple  # (kernel, bias), of feed-forward
-    inner_scale: tf.Tensor  # [n], of the residual around feed-forward
+    inner_scale: np.ndarray  # [n], of the residual around feed-forward
     outer: tuple
     ends: tuple  # (kernel, bias): minus the shift, and minus what the sigmoid is taken of
 
@@ -162,7 +163,7 @@ class FoldedFlow:
         ]
 
     def _constant(self, array, dtype):
-        return tf.cast(tf.constant(array, tf.float32), dtype)
+        return np.asarray(array, np.float32).astype(dtype.as_numpy_dtype)
 
     def _pair(self, kernel, bias):
         return self._constant(kernel, self.dtype), self._constant(bias, self.dtype)
