@@ -42,8 +42,8 @@ def config_demo():
             decoder=RNNDecoderConfig(state_size=256, attention_size=128, readout_size=128, dropout=0.1),
         ),
         train=TrainConfig(
-            learning_rate=3e-3, schedule='cosine', warmup_steps=100, max_steps=1000, batch_size=2000,
-            validate_every=500, save_every=500, clip_norm=1.0,
+            learning_rate=3e-3, schedule='cosine', warmup_steps=100, max_steps=1400, batch_size=2000,
+            validate_every=700, save_every=700, clip_norm=1.0,
         ),
         model_dir='runs/demo',
     )  # fmt: skip

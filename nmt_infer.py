@@ -21,7 +21,7 @@ USAGE = """
 Translates text with a trained model: N lines in, N lines out, in order.
 
   python nmt_infer.py --model_dir runs/demo --test_src test.en --output_file test.out
-  echo 'the old house is small.' | python nmt_infer.py --model_dir runs/demo
+  echo 'The clever bird sees the old hats.' | python nmt_infer.py --model_dir runs/demo
   python nmt_infer.py --model_dir runs/demo --test_src test.en --test_trg test.de --format jsonl --nbest 5
 """
 
