@@ -10,7 +10,6 @@ Reference: Vaswani et al., 2017, section 3.2, https://arxiv.org/abs/1706.03762
 
 import tensorflow as tf
 
-from sequencing.blocks import join_heads, split_heads
 from sequencing.layers import Dropout, LinearOp, glorot_uniform
 from sequencing.positions import rotate
 
@@ -33,6 +32,20 @@ def causal_penalty(count, dtype=tf.float32):
     return penalty_where(steps[:, tf.newaxis] >= steps, dtype)[tf.newaxis, tf.newaxis]
 
 
+def split_heads(x, sizes, heads, parts=1):
+    """Flat `[B * T, parts * H * d]` to a list of `parts` tensors `[B, H, T, d]`; sizes is (B, T), one of them -1."""
+    head = x.shape[-1] // (parts * heads)
+    if sizes[1] == 1:  # nothing to transpose
+        return tf.unstack(tf.reshape(x, [sizes[0], parts, heads, 1, head]), num=parts, axis=1)
+    return tf.unstack(tf.transpose(tf.reshape(x, [*sizes, parts, heads, head]), [2, 0, 3, 1, 4]), num=parts)
+
+
+def join_heads(x, count=None):
+    """`[B, H, T, d]` to flat `[B * T, H * d]`; `count` is T where it is known."""
+    size = x.shape[1] * x.shape[3]
+    return tf.reshape(x if count == 1 else tf.transpose(x, [0, 2, 1, 3]), [-1, size])
+
+
 class HeadAttention(tf.Module):
     """The comparison itself, without projections.
 
@@ -48,9 +61,15 @@ class HeadAttention(tf.Module):
         super().__init__(name=name)
         if size % heads:
             raise ValueError(f'{name}: {heads} heads cannot share {size} units evenly.')
-        self.scale = (size // heads) ** -0.5
+        self.size, self.scale = size, (size // heads) ** -0.5
         with self.name_scope:
             self.dropout = Dropout(dropout)
+
+    def fold_into(self, linear):
+        """Leaves the scale of queries to the linear map whose first outputs they are, for decoding."""
+        size, others = self.size, linear.bias.shape[0] - self.size
+        linear.rescale(outputs=tf.concat([tf.fill([size], self.scale), tf.ones([others])], axis=0))
+        self.scale = 1.0
 
     def __call__(self, queries, keys, values, penalty, seed=None):
         """Attends.
@@ -60,7 +79,8 @@ class HeadAttention(tf.Module):
         Returns:
           found `[B, H, T, d]` and the weights `[B, H, T, S]` before dropout, at least float32.
         """
-        scores = tf.matmul(queries * tf.cast(self.scale, queries.dtype), keys, transpose_b=True)
+        queries = queries if self.scale == 1.0 else queries * tf.cast(self.scale, queries.dtype)
+        scores = tf.matmul(queries, keys, transpose_b=True)
         if scores.dtype != tf.float64:
             scores = tf.cast(scores, tf.float32)
         # A difference, for oneDNN's fusion of product, scale and sum is a hundred times slower than the three apart.
@@ -94,27 +114,31 @@ class SelfAttention(tf.Module):
         Returns:
           flat `[B * T, D]`.
         """
-        queries, keys, values = self.project(x, batch, turn)
+        queries, keys, values = self.project(x, (batch, -1), turn)
         return self.output(join_heads(self.compare(queries, keys, values, penalty, seed)[0]))
 
-    def step(self, x, batch, cache, penalty, turn=None):
+    def step(self, x, width, cache, penalty, turn=None):
         """Reads one step of W hypotheses a sentence, after what `cache` holds.
 
         Args:
-          x: flat `[B * W, D]`.
+          x: flat `[B * W, D]`; width: W.
           cache: keys and values, each `[B, H, P, d]`, of P hypotheses and steps before.
           penalty: `[B, 1, W, P + W]`, or None: which of them each hypothesis descends from, itself included.
           turn: cosines and sines `[1, d]` of this step, or None.
         Returns:
           flat `[B * W, D]`, and the cache with this step at its end.
         """
-        queries, keys, values = self.project(x, batch, turn)
+        queries, keys, values = self.project(x, (-1, width), turn)
         keys, values = tf.concat([cache[0], keys], axis=2), tf.concat([cache[1], values], axis=2)
-        return self.output(join_heads(self.compare(queries, keys, values, penalty)[0])), (keys, values)
+        return self.output(join_heads(self.compare(queries, keys, values, penalty)[0], width)), (keys, values)
 
-    def project(self, x, batch, turn):
-        """Queries, keys and values, each `[B, H, T, d]`."""
-        queries, keys, values = split_heads(self.projection(x), batch, self.heads, parts=3)
+    def store_for_decoding(self, dtype):
+        """See `layers.store_for_decoding`."""
+        self.compare.fold_into(self.projection)
+
+    def project(self, x, sizes, turn):
+        """Queries, keys and values, each `[B, H, T, d]`; sizes as in `split_heads`."""
+        queries, keys, values = split_heads(self.projection(x), sizes, self.heads, parts=3)
         if turn is not None:
             queries, keys = rotate(queries, *turn), rotate(keys, *turn)
         return queries, keys, values
@@ -131,11 +155,16 @@ class SourceAttention(tf.Module):
             self.compare = HeadAttention(size, heads, dropout)
             self.output = LinearOp(size, size, name='output')
 
-    def __call__(self, x, batch, keys, values, penalty, seed=None):
-        """Flat `[B * T, D]` to the same, and the weights `[B, H, T, S]`; keys, values: `[B, H, S, d]`."""
-        queries = split_heads(self.query(x), batch, self.heads)[0]
+    def __call__(self, x, sizes, keys, values, penalty, seed=None):
+        """Flat `[B * T, D]` to the same, and the weights `[B, H, T, S]`; keys, values: `[B, H, S, d]`; sizes as in
+        `split_heads`."""
+        queries = split_heads(self.query(x), sizes, self.heads)[0]
         found, weights = self.compare(queries, keys, values, penalty, seed)
-        return self.output(join_heads(found)), weights
+        return self.output(join_heads(found, sizes[1])), weights
+
+    def store_for_decoding(self, dtype):
+        """See `layers.store_for_decoding`."""
+        self.compare.fold_into(self.query)
 
 
 class SourceProjection(tf.Module):
@@ -155,7 +184,7 @@ class SourceProjection(tf.Module):
     def __call__(self, outputs):
         """`[B, S, value_size]` to keys and values: a tuple over layers of pairs of `[B, H, S, d]`."""
         flat = tf.reshape(outputs, [-1, outputs.shape[-1]])
-        parts = split_heads(self.projection(flat), tf.shape(outputs)[0], self.heads, parts=2 * self.layers)
+        parts = split_heads(self.projection(flat), (tf.shape(outputs)[0], -1), self.heads, 2 * self.layers)
         return tuple(zip(parts[::2], parts[1::2]))
 
 

@@ -100,6 +100,7 @@ class TokenInput(tf.Module):
             raise ValueError(f'{name}: positions is one of {", ".join(POSITIONS)}; got {positions!r}.')
         self.embedding_size, self.size = embedding_size, size
         self.scale = embedding_size**0.5 if scale else 1.0
+        self.centred = False  # whether to take the mean over its units off each output, for decoding
         with self.name_scope:
             self.projection = None if embedding_size == size else LinearOp(embedding_size, size, name='projection')
             self.positions = None
@@ -128,4 +129,6 @@ class TokenInput(tf.Module):
             x = self.projection(x)
         if self.positions is not None:
             x += self.positions(start, 1 if same_place else tf.shape(x)[1], x.dtype)
+        if self.centred:
+            x -= tf.reduce_mean(x, axis=-1, keepdims=True)
         return self.dropout(x, seed)

@@ -93,6 +93,13 @@ class EncoderLayer(tf.Module):
             self.feed_forward = FeedForward(size, hidden_size, activation, hidden_dropout)
             self.feed_residual = Residual(size, pre_norm, dropout, name='feed_residual')
 
+    def parts(self):
+        """Each part's surroundings, the linear map that reads its input and the one that writes its output."""
+        return [
+            (self.self_residual, self.self_attention.projection, self.self_attention.output),
+            (self.feed_residual, self.feed_forward.inner, self.feed_forward.outer),
+        ]
+
     def __call__(self, x, batch, penalty, turn=None, seed=None):
         """Flat rows to flat rows; see `SelfAttention`."""
         found = self.self_attention(self.self_residual.enter(x), batch, penalty, turn, seed)
@@ -112,6 +119,10 @@ class DecoderLayer(EncoderLayer):
             self.source_attention = SourceAttention(size, heads, attention_dropout)
             self.source_residual = Residual(size, pre_norm, dropout, name='source_residual')
 
+    def parts(self):
+        attention = self.source_attention
+        return [*super().parts(), (self.source_residual, attention.query, attention.output)]
+
     def __call__(self, x, keys, values, batch, penalty, source, turn=None, seed=None):
         """Reads whole targets.
 
@@ -121,17 +132,17 @@ class DecoderLayer(EncoderLayer):
           flat `[B * T, D]` and the weights over the source, `[B, H, T, S]`.
         """
         found = self.self_attention(self.self_residual.enter(x), batch, penalty, turn, seed)
-        return self._after(self.self_residual.leave(x, found, seed), keys, values, batch, source, seed)
+        return self._after(self.self_residual.leave(x, found, seed), keys, values, (batch, -1), source, seed)
 
-    def step(self, x, keys, values, batch, cache, penalty, source, turn=None):
+    def step(self, x, keys, values, width, cache, penalty, source, turn=None):
         """Reads one step, flat `[B * W, D]`; see `SelfAttention.step`. Returns rows, weights and the new cache."""
-        found, cache = self.self_attention.step(self.self_residual.enter(x), batch, cache, penalty, turn)
-        x, weights = self._after(self.self_residual.leave(x, found, None), keys, values, batch, source, None)
+        found, cache = self.self_attention.step(self.self_residual.enter(x), width, cache, penalty, turn)
+        x, weights = self._after(self.self_residual.leave(x, found, None), keys, values, (-1, width), source, None)
         return x, weights, cache
 
-    def _after(self, x, keys, values, batch, source, seed):
+    def _after(self, x, keys, values, sizes, source, seed):
         queries = self.source_residual.enter(x)
-        found, weights = self.source_attention(queries, batch, keys, values, source, seed)
+        found, weights = self.source_attention(queries, sizes, keys, values, source, seed)
         x = self.source_residual.leave(x, found, seed)
         return self.feed_residual.leave(x, self.feed_forward(self.feed_residual.enter(x), seed), seed), weights
 
@@ -170,6 +181,20 @@ class TransformerStack(tf.Module):
                 for i in range(layers)
             ]  # fmt: skip
             self.final_norm = LayerNorm(size, name='final_norm') if pre_norm else None
+
+    def store_for_decoding(self, dtype):
+        """See `layers.store_for_decoding`.
+
+        Pre-norm layers see each unit only relative to the mean of all: where nothing that is added up has a mean,
+        normalisation need not look for one. Its scale and shift go to what reads it.
+        """
+        if self.final_norm is None:
+            return
+        for residual, reader, writer in [part for layer in self.layers for part in layer.parts()]:
+            residual.norm.fold_into(reader)
+            residual.norm.centred = True
+            writer.centre()
+        self.input.centred = self.final_norm.centred = True
 
     def turn(self, start, count, like):
         """Rotary angles, or None where positions are not rotary."""
@@ -281,7 +306,7 @@ class TransformerDecoder(TransformerStack):
             penalty = penalty_where(tf.reshape(seen, [batch, 1, width, -1]), placed.dtype)
         x, weights, caches = tf.reshape(placed, [-1, self.size]), None, []
         for layer, (keys, values), cache in zip(self.layers, memory.layers, state.caches):
-            x, weights, cache = layer.step(x, keys, values, batch, cache, penalty, memory.penalty, turn)
+            x, weights, cache = layer.step(x, keys, values, width, cache, penalty, memory.penalty, turn)
             caches.append(cache)
         new = TransformerDecoderState(tuple(caches), ancestors)
         return self.finish(x, placed), new, self.shown(weights, memory.mask, embedded.dtype)

@@ -37,7 +37,7 @@ class MultiHeadAttentionTest(tf.test.TestCase):
         randomise(random, layer)
         outputs, mask, x = floats(random, 2, 5, 7), ragged_mask(random, 2, 5), floats(random, 2, 4, 6)
         for i, (keys, values) in enumerate(source(outputs)):
-            found, weights = layer(tf.reshape(x, [8, 6]), 2, keys, values, source_penalty(mask))
+            found, weights = layer(tf.reshape(x, [8, 6]), (2, -1), keys, values, source_penalty(mask))
             for b in range(2):
                 parts = np.split(linear(outputs[b], source.projection), 6, axis=-1)
                 expected, expected_weights = attend_slowly(

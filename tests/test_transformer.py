@@ -182,14 +182,16 @@ class TransformerTest(tf.test.TestCase):
 
     def test_weights_stored_for_decoding_say_the_same(self):
         random = seeds(self)
-        encoder, decoder = make_encoder(random), make_decoder(random)
-        embedded, mask, encoded = floats(random, 2, 6, 5), ragged_mask(random, 2, 6), source(random, 2, 4, 7)
-        before = encoder(embedded, mask).outputs, decoder(embedded, encoded, mask)[0]
-        for part in (encoder, decoder):
-            store_for_decoding(part, tf.float32)
-        self.assertAllClose(before, (encoder(embedded, mask).outputs, decoder(embedded, encoded, mask)[0]), atol=1e-5)
-        check_steps_equal_whole(self, random, decoder, 5, encoded, 3)
-        self.assertEmpty(decoder.variables)
+        for options in VARIANTS:
+            encoder, decoder = make_encoder(random, **options), make_decoder(random, **options)
+            embedded, mask, encoded = floats(random, 2, 6, 5), ragged_mask(random, 2, 6), source(random, 2, 4, 7)
+            before = encoder(embedded, mask).outputs, decoder(embedded, encoded, mask)[0]
+            for part in (encoder, decoder):
+                store_for_decoding(part, tf.float32)
+            after = encoder(embedded, mask).outputs, decoder(embedded, encoded, mask)[0]
+            self.assertAllClose(before, after, atol=5e-5)
+            for width in (1, 3):
+                check_steps_equal_whole(self, random, decoder, 5, encoded, width)
 
     def test_wrong_sizes_are_refused(self):
         random = seeds(self)
