@@ -224,6 +224,12 @@ class ParallelInputs:
                 yield batch, after
             position = after
 
+    def sample(self, count, turn=0):
+        """One `Batch` of `count` random pairs of any length; another one for every `turn`."""
+        places = np.arange(min(count, self.size))
+        numbers = permute(places, self.size, key_of(self._seed, turn, 3))
+        return self._batch(self._rows(numbers), numbers)
+
     def one_epoch(self, epoch=0):
         """As `batches`, over one epoch."""
         return self._epoch(Position(epoch))

@@ -11,6 +11,8 @@ from sequencing.config import (
     CorpusConfig,
     DataConfig,
     DecodeConfig,
+    FlowSeqConfig,
+    FlowTrainConfig,
     RNNDecoderConfig,
     RNNEncoderConfig,
     Seq2SeqConfig,
@@ -18,6 +20,12 @@ from sequencing.config import (
     TransformerDecoderConfig,
     TransformerEncoderConfig,
     VocabConfig,
+)
+from sequencing.flow_config import (
+    FlowPriorConfig,
+    FlowTransformerDecoderConfig,
+    FlowTransformerEncoderConfig,
+    FlowTransformerPosteriorConfig,
 )
 
 
@@ -46,6 +54,31 @@ def config_demo():
             validate_every=700, save_every=700, clip_norm=1.0,
         ),
         model_dir='runs/demo',
+    )  # fmt: skip
+
+
+def config_demo_flow():
+    """The demo corpus with FlowSeq: all tokens at once, from a latent that a flow generates."""
+    demo = config_demo()
+    return dataclasses.replace(
+        demo,
+        model=FlowSeqConfig(
+            embedding_size=128,
+            latent_size=128,
+            hidden_size=256,
+            tie_output=True,
+            encoder=FlowTransformerEncoderConfig(layers=3, heads=4),
+            posterior=FlowTransformerPosteriorConfig(layers=2, heads=4),
+            decoder=FlowTransformerDecoderConfig(layers=2, heads=4),
+            prior=FlowPriorConfig(steps=(1, 1), factors=(2,), hidden_size=128, heads=4),
+        ),
+        train=TrainConfig(
+            optimizer='adamw', amsgrad=True, weight_decay=1e-3, learning_rate=1e-3, schedule='exponential',
+            decay_rate=0.999995, decay_steps=1, clip_norm=1.0, label_smoothing=0.1, loss_unit='sentences',
+            batch_size=1500, max_steps=4000, validate_every=500, save_every=500,
+            flow=FlowTrainConfig(reconstruction_steps=1000, kl_warmup_steps=1000),
+        ),
+        model_dir='runs/demo_flow',
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ on where it was.
 
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -27,10 +28,11 @@ from sequencing.config_files import load_config  # noqa: E402
 from sequencing.diagnosis import first_nonfinite  # noqa: E402
 from sequencing.errors import UserError  # noqa: E402
 from sequencing.model_folder import Checkpoints  # noqa: E402
-from sequencing.optimizers import build_optimizer  # noqa: E402
+from sequencing.objectives import build_objective, phase_at  # noqa: E402
+from sequencing.optimizers import LearningRate, build_optimizer  # noqa: E402
 from sequencing.resume import check_resume, check_same_data  # noqa: E402
 from sequencing.structures import Batch  # noqa: E402
-from sequencing.training import Totals, TrainingState, Updater  # noqa: E402
+from sequencing.training import TrainingState, Updater, reset  # noqa: E402
 from sequencing.validation import Validator  # noqa: E402
 from sequencing.warm_start import warm_start  # noqa: E402
 from tools.explain import explain  # noqa: E402
@@ -77,7 +79,6 @@ def train(flags):
         raise UserError('--model_dir is required: the folder that the model is kept in, such as runs/my_model.')
     if flags.explain:
         return explain(config, origins, model_dir)
-    check_what_is_trained(config)
     build_inputs.check_files(config)
     with contextlib.ExitStack() as held:
         restart = flags.restart and os.path.exists(model_dir)
@@ -122,16 +123,6 @@ def use_devices(config, device):
         raise UserError(f'--device {device}: there is no such device here; there are {", ".join(known)}.')
 
 
-def check_what_is_trained(config):
-    """Refuses what this version does not train."""
-    if config.model.kind != 'seq2seq':
-        raise UserError(f'model.kind {config.model.kind}: this version trains autoregressive models (seq2seq); flow '
-                        'models come from published checkpoints, by tools/import_flowseq.py.')  # fmt: skip
-    if config.precision == 'mixed_float16':
-        raise UserError('precision mixed_float16 decodes but does not train: it needs loss scaling, which this version '
-                        'does not have. Use mixed_bfloat16.')  # fmt: skip
-
-
 def make_folder(model_dir):
     try:
         os.makedirs(model_dir, exist_ok=True)
@@ -145,12 +136,14 @@ def prepare(config, model_dir, init_from):
     """Vocabularies, data, model, optimizer, and everything as the last checkpoint left it."""
     src_vocab, trg_vocab = build_inputs.build_vocabs(config, os.path.join(model_dir, 'vocab'))
     cache_dir = config.data.cache_dir or model_dir.rstrip('/') + '.cache'
-    inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir)
-    print(inputs.report, flush=True)
     model = build_model.build_model(config, src_vocab, trg_vocab)
+    objective = build_objective(model, config)
+    unit = objective.length_unit
+    inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir, unit)
+    print(inputs.report, flush=True)
     optimizer = build_optimizer(config.train)
     optimizer.build(model.trainable_variables)
-    state = TrainingState(len(build_inputs.Position._fields))
+    state = TrainingState(len(build_inputs.Position._fields), objective.parts)
     checkpoints = Checkpoints(model_dir, model, optimizer, state, config.train.keep_checkpoints)
     restored = checkpoints.restore()
     if restored:
@@ -160,9 +153,9 @@ def prepare(config, model_dir, init_from):
     check_same_data(model_dir, inputs.keys if restored else None)
     model_folder.write_config(model_dir, config)
     model_folder.write_manifest(model_dir, config.seed, {'keys': inputs.keys, **dataclasses.asdict(inputs.report)})
-    dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab) if config.data.dev_src else None
-    validator = Validator(config, model_dir, model, optimizer, src_vocab, trg_vocab, dev)
-    return model, optimizer, state, checkpoints, inputs, validator
+    dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab, unit) if config.data.dev_src else None
+    validator = Validator(config, model_dir, model, objective, optimizer, src_vocab, trg_vocab, dev)
+    return model, objective, optimizer, state, checkpoints, inputs, validator
 
 
 # The loop -------------------------------------------------------------------------------------------------------------
@@ -173,11 +166,11 @@ def run_loop(config, model_dir, *prepared):
         return loop(config, model_dir, stop, *prepared)
 
 
-def loop(config, model_dir, stop, model, optimizer, state, checkpoints, inputs, validator):
+def loop(config, model_dir, stop, model, objective, optimizer, state, checkpoints, inputs, validator):
     train = config.train
-    updater = Updater(model, optimizer, state, train, config.seed)
+    phase = None
     writer = tf.summary.create_file_writer(os.path.join(model_dir, 'tensorboard'))
-    progress = Progress(config, state, writer, inputs.epochs)
+    progress = Progress(config, objective, state, writer, inputs.epochs)
     step = int(state.step)
     position = build_inputs.Position(*state.position.numpy().tolist()) if step else None
     stream = iter(inputs.dataset(position))
@@ -197,17 +190,22 @@ def loop(config, model_dir, stop, model, optimizer, state, checkpoints, inputs, 
             validate()
             save()
         finished = finished or out_of_patience(train, state)
+    if finished and step:
+        cli.note('nothing is left to do; raise the limit with --set to go on')
     while not (finished or stop.came):
+        if phase is None or step == phase.first + phase.steps:
+            with progress.paused():
+                phase, updater = enter_phase(config, model, objective, optimizer, state, inputs, step)
         batches = []
         for _ in range(train.accumulate):
             batch, position = next(stream)
             batches.append(batch)
         updater(batches)
         step += 1
-        if step % train.log_every == 0:
-            progress.show(step, position)
-            stop_when_nonfinite(config, state, model, batches[0])
         finished = progress.limit_reached(step, position)
+        if step % train.log_every == 0 or finished:
+            progress.show(step, position, phase)
+            stop_when_nonfinite(config, state, model, updater, batches[0])
         with progress.paused():
             if (finished or step % train.validate_every == 0) and not stop.came:
                 validate()
@@ -221,6 +219,27 @@ def loop(config, model_dir, stop, model, optimizer, state, checkpoints, inputs, 
     return 0
 
 
+def enter_phase(config, model, objective, optimizer, state, inputs, step):
+    """The phase of the next update, begun if it was not yet, and its `Updater`."""
+    phase = phase_at(objective, step)
+    number = objective.phases.index(phase)
+    optimizer.learning_rate = LearningRate(config.train, phase.warmup_steps, phase.steps)
+    if int(state.phases_begun) <= number:
+        objective.begin(phase, inputs)
+        if number:
+            print(f'phase {phase.name} begins at step {step}', flush=True)
+            reset(optimizer)
+            state.best_score.assign(-math.inf)  # of another kind so far
+            state.rounds_without_gain.assign(0)
+        state.phases_begun.assign(number + 1)
+    updater = Updater(
+        model, optimizer, state, config.train, config.seed,
+        loss=lambda batch, seed, step: objective.loss(phase, batch, seed, step),
+        variables=phase.variables, scale_loss=config.precision == 'mixed_float16',
+    )  # fmt: skip
+    return phase, updater
+
+
 def out_of_patience(train, state):
     """Why validations say that training is over, or '' while they do not."""
     rounds = int(state.rounds_without_gain)
@@ -229,11 +248,11 @@ def out_of_patience(train, state):
     return ''
 
 
-def stop_when_nonfinite(config, state, model, batch):
+def stop_when_nonfinite(config, state, model, updater, batch):
     """Ends a training whose gradients stay non-finite, naming where it began."""
     row = int(state.skipped_in_a_row)
     if row >= config.train.nonfinite_limit:
-        part = first_nonfinite(model, lambda: model.loss(Batch(*batch)))
+        part = first_nonfinite(model, lambda: updater.loss(Batch(*batch), None, state.step))
         raise UserError(f'the last {row} updates had non-finite gradients and were skipped: {part}. Lower '
                         'train.learning_rate or train.clip_norm, or use precision float32.')  # fmt: skip
 
@@ -262,10 +281,12 @@ class StopSignals:
 class Progress:
     """The progress line, its scalars, and the limits of a run."""
 
-    def __init__(self, config, state, writer, epochs):
-        self.train, self.state, self.writer, self.epochs = config.train, state, writer, epochs
+    def __init__(self, config, objective, state, writer, epochs):
+        self.train, self.objective, self.state = config.train, objective, state
+        self.writer, self.epochs = writer, epochs
         self.started = self.since = time.monotonic()
-        self.tokens_before = state.totals.numpy()[Totals._fields.index('tokens')]  # of an earlier process
+        before = state.read_totals()  # of an earlier process
+        self.tokens_before, self.updates_before = before.tokens, before.updates
 
     @contextlib.contextmanager
     def paused(self):
@@ -285,24 +306,28 @@ class Progress:
             return f'train.max_minutes={train.max_minutes:g}'
         return ''
 
-    def show(self, step, position):
+    def show(self, step, position, phase):
         now = time.monotonic()
         totals = self.state.take_totals()
         skipped = int(self.state.skipped)
         if totals.updates:
             elapsed = max(now - self.since, 1e-9)
+            details = self.objective.report(phase, totals, step)
             scalars = {
-                'loss': totals.loss / totals.tokens,
+                'loss': totals.loss / getattr(totals, self.train.loss_unit),
                 'nll': totals.nll / totals.tokens,
+                **details,
                 'target_tokens_per_second': (totals.tokens - self.tokens_before) / elapsed,
                 'gradient_norm': totals.gradient_norm / totals.updates,
             }
-            left = (self.train.max_steps - step) * elapsed / self.train.log_every
+            left = (self.train.max_steps - step) * elapsed / max(totals.updates - self.updates_before, 1)
             if self.train.max_minutes:
                 left = min(left, 60 * self.train.max_minutes - (now - self.started))
             print(
                 f'step {step}  epoch {self.epochs(position):.2f}  loss {scalars["loss"]:.4f}  '
-                f'nll {scalars["nll"]:.4f}  gradient {scalars["gradient_norm"]:.2f}  '
+                f'nll {scalars["nll"]:.4f}  '
+                + ''.join(f'{name} {value:.4f}  ' for name, value in details.items())
+                + f'gradient {scalars["gradient_norm"]:.2f}  '
                 f'{scalars["target_tokens_per_second"]:,.0f} target tokens/s  '
                 f'ETA {left / 60:.0f} min' + (f'  skipped {skipped}' if skipped else ''),
                 flush=True,
@@ -310,7 +335,7 @@ class Progress:
             with self.writer.as_default(step=step):
                 for name, value in scalars.items():
                     tf.summary.scalar(f'train/{name}', value)
-        self.since, self.tokens_before = now, 0.0
+        self.since, self.tokens_before, self.updates_before = now, 0.0, 0.0
 
 
 if __name__ == '__main__':

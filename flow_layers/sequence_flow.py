@@ -1,8 +1,10 @@
 """Layers in a row under shared conditions, and levels with squeezing and splitting between them."""
 
+import math
+
 import tensorflow as tf
 
-from flow_layers.bijector import FlowMemory, SequenceBijector
+from flow_layers.bijector import Conditions, FlowMemory, SequenceBijector
 from flow_layers.conditioners import Conditioner, project_source
 from sequencing.blocks import Rows
 
@@ -36,6 +38,21 @@ class SequenceFlow(SequenceBijector):
         for layer in self.layers:
             x = layer.initialise_rows(x, at, over_padding)
         return x
+
+    level_shares = (1.0,)  # of the latent's channels and steps, that end as noise of each level
+
+    def log_prob_by_level(self, z, mask, memory=None, seed=None):
+        """log p(z) of latents `[B, T, D]`, in nats, as a sum over levels: `[B, levels]`.
+
+        A level has the log-dets of its own layers and the density of the noise that ends with it.
+        """
+        at = Conditions(Rows(mask), memory, seed)
+        return tf.stack(self.log_prob_rows(at.rows.flat(z), at), axis=1)
+
+    def log_prob_rows(self, z, at):
+        """As `log_prob_by_level`, for flat rows: a list of `[B]`, one for each level."""
+        noise, log_det = self.forward_rows(z, at)
+        return [log_det + normal_log_prob(noise, at)]
 
     def prepare(self, outputs, mask):
         """Source encodings `[B, S, D]` and mask to a `FlowMemory` with every coupling's keys and values in it."""
@@ -74,6 +91,8 @@ class MultiLevelFlow(SequenceFlow):
         if len(sizes) != len(self.layers):
             raise ValueError(f'{name}: {len(self.layers)} levels have {len(self.layers) - 1} factors; got {factors}')
         self.kept = [size // 2 for size in sizes[1:]]
+        done = [(size - kept) / 2**i for i, (size, kept) in enumerate(zip(sizes, [*self.kept, 0]))]
+        self.level_shares = tuple(part / sum(done) for part in done)
 
     def folded(self, dtype):
         """As `SequenceFlow.folded`, where all couplings are of the kind that `FoldedFlow` knows."""
@@ -103,6 +122,18 @@ class MultiLevelFlow(SequenceFlow):
         keep, deeper = self._forward_from(level + 1, self._paired(keep, at), at.paired(), apply)
         return tf.concat([self._unpaired(keep, level), done], axis=1), log_det + deeper
 
+    def log_prob_rows(self, z, at):
+        found = []
+        for level, layers in enumerate(self.layers):
+            z, log_prob = layers.forward_rows(z, at)
+            done = z
+            if level < len(self.layers) - 1:
+                z, done = self._split(level, z)
+            found.append(log_prob + normal_log_prob(done, at))
+            if level < len(self.layers) - 1:
+                z, at = self._paired(z, at), at.paired()
+        return found
+
     def inverse_rows(self, y, at):
         return self._inverse_from(0, y, at)
 
@@ -125,3 +156,8 @@ class MultiLevelFlow(SequenceFlow):
 
     def _unpaired(self, x, level):
         return tf.reshape(x, [-1, self.kept[level]])
+
+
+def normal_log_prob(noise, at):
+    """log N(noise; 0, I) over the real steps of flat rows, `[B]`."""
+    return -0.5 * at.rows.sums(tf.square(noise) + math.log(2.0 * math.pi))

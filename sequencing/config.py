@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Union
 
-from sequencing.flow_config import FlowSeqConfig
+from sequencing.flow_config import FlowSeqConfig, FlowTrainConfig
 from sequencing.options import check, option
 
 
@@ -221,7 +221,8 @@ class TrainConfig:
     learning_rate: float = option(1e-3, 'peak of the learning rate', above=0)
     schedule: str = option('constant', 'course of the learning rate after warm-up',
                            choices=('constant', 'inverse_sqrt', 'cosine', 'exponential'))  # fmt: skip
-    warmup_steps: int = option(0, 'updates over which the rate rises linearly from 0', at_least=0)
+    warmup_steps: int = option(0, 'updates over which the rate rises linearly', at_least=0)
+    warmup_from: float = option(0.0, 'share of the peak at which it begins to rise', at_least=0, at_most=1)
     decay_steps: int = option(0, 'updates after warm-up until the cosine ends, or over which the exponential falls by '
                               'decay_rate; 0 means up to max_steps', at_least=0)  # fmt: skip
     decay_rate: float = option(0.1, 'what the rate is multiplied by over decay_steps', above=0, at_most=1)
@@ -232,6 +233,8 @@ class TrainConfig:
     weight_decay: float = option(0.0, 'decoupled weight decay of adamw', at_least=0)
     clip_norm: float = option(5.0, 'longest gradient, in global norm; 0 leaves gradients alone', at_least=0)
     label_smoothing: float = option(0.0, 'probability spread over all tokens', at_least=0, below=1)
+    loss_unit: str = option('tokens', 'what the loss of an update is divided by: its real target tokens or sentences',
+                            choices=('tokens', 'sentences'))  # fmt: skip
     batch_unit: str = option('tokens', "what batch_size counts: 'tokens' bounds sentences x longest side, padding "
                              'included', choices=('tokens', 'sentences'))  # fmt: skip
     batch_size: int = option(3000, 'size of a batch, in batch_unit', at_least=1)
@@ -250,6 +253,12 @@ class TrainConfig:
     samples: int = option(3, 'dev translations shown at each validation', at_least=0)
     nonfinite_limit: int = option(20, 'updates in a row that may be skipped for non-finite gradients before training '
                                   'stops', at_least=1)  # fmt: skip
+    flow: FlowTrainConfig = option(FlowTrainConfig, 'what only flow models read')
+
+    def problems(self):
+        if self.flow.reconstruction_steps >= self.max_steps:
+            yield ('flow.reconstruction_steps', 'is the first part of train.max_steps and has to be smaller; got '
+                   f'{self.flow.reconstruction_steps} and {self.max_steps}.')  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -263,7 +272,7 @@ class DecodeConfig:
     max_length: int = option(0, 'longest output in tokens, EOS not counted; 0 for 2 x source + 20', at_least=0)
     max_src_length: int = option(1000, 'a longer source is cut to this many tokens, and said', at_least=1)
     batch_tokens: int = option(4000, 'source tokens decoded together, padding included', at_least=1)
-    validation_mode: str = option('greedy', 'decoding mode of validation')
+    validation_mode: str = option('', 'decoding mode of validation; empty for greedy, or argmax for flows')
 
 
 @dataclass(frozen=True)

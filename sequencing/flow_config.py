@@ -221,3 +221,18 @@ class FlowSeqConfig:
                 return
         if prior.coupling == 'recurrent' and prior.hidden_size % 2:
             yield 'prior.hidden_size', f'is halved between two directions and has to be even; got {prior.hidden_size}.'
+
+
+@dataclass(frozen=True)
+class FlowTrainConfig:
+    """The course of a flow model's training; the rest is in `TrainConfig`."""
+
+    reconstruction_steps: int = option(0, 'first updates, in which only the reconstruction from the mean of the '
+                                       'posterior is trained', at_least=0)  # fmt: skip
+    init_sentences: int = option(512, 'random pairs on which layers are initialised before each phase', at_least=2)
+    samples: int = option(1, 'latents a sentence in the bound', at_least=1)
+    kl_weight: float = option(1.0, 'of the KL once it is warm; 1 is the true bound, less keeps latents alive', above=0)
+    kl_warmup_steps: int = option(0, 'updates after reconstruction over which it rises linearly from 0', at_least=0)
+    kl_cycle_steps: int = option(0, 'updates after which it rises from 0 again (Fu et al., 2019); 0 for never',
+                                 at_least=0)  # fmt: skip
+    free_bits: float = option(0.0, 'nats of KL a target position that cost nothing (Kingma et al., 2016)', at_least=0)

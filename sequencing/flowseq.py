@@ -34,6 +34,7 @@ class FlowLoss(NamedTuple):
     kl: tf.Tensor  # scalar, log q(z) - log p(z | x), a Monte-Carlo value that can be negative; 0 in the first phase
     length: tf.Tensor  # scalar, plain -log p(T | x)
     out_of_reach: tf.Tensor  # scalar float, sentences whose length the predictor cannot express
+    kl_by_level: tf.Tensor  # [levels], which add up to kl; log q(z) is shared out by the latent's channels and steps
 
 
 class OutputLayer(tf.Module):
@@ -95,7 +96,7 @@ class FlowSeq(tf.Module):
       src_embedding, trg_embedding: `LookUpOp`s, which may be one and the same.
       encoder, posterior, decoder, length_predictor: parts from the files of these names.
       prior: a flow (forward: latent to noise); has `prepare`, `forward_and_log_det`, `inverse_and_log_det`,
-        `initialise`, all given `mask=` and `memory=`.
+        `log_prob_by_level`, `initialise`, all given `mask=` and `memory=`.
       output: `OutputLayer`.
       latent_size: channels of a latent.
       trg_vocab_size: N; pad_id, unk_id, eos_id: of the target.
@@ -117,6 +118,7 @@ class FlowSeq(tf.Module):
         self.any_token = any_token
 
     decoding_modes = flowseq_decoding.MODES
+    validation_mode = 'argmax'
 
     @property
     def length_unit(self):
@@ -168,7 +170,7 @@ class FlowSeq(tf.Module):
         losses = self.length_predictor.loss(source.context, source.lengths, lengths, seed)
         return *losses, self.length_predictor.expressible(source.lengths, lengths) != lengths
 
-    def loss(self, batch, seed=None, phase=FULL, kl_weight=1.0, samples=1, draws=None, smooth=True):
+    def loss(self, batch, seed=None, phase=FULL, kl_weight=1.0, samples=1, draws=None, smooth=True, free_bits=0.0):
         """The training loss.
 
         Args:
@@ -180,6 +182,7 @@ class FlowSeq(tf.Module):
           samples: latents a sentence, k.
           draws: `[B, samples, T, D]` standard normal, in place of the keyed noise.
           smooth: whether the loss is the smoothed one.
+          free_bits: nats of KL a position that cost nothing (Kingma et al., 2016, section 2.5), sentence by sentence.
         Returns:
           `FlowLoss`; reconstruction and KL are means over the samples.
         """
@@ -188,24 +191,27 @@ class FlowSeq(tf.Module):
         mean, log_variance = self.posterior_ends(batch.trg_ids, rows, source, seed)
         if phase == RECONSTRUCTION:
             smoothed, plain = self.cross_entropies(mean, batch.trg_ids, rows, source, seed)
-            kl = tf.zeros_like(plain)
+            kl_by_level = tf.zeros([rows.batch, len(self.prior.level_shares)])
         else:
             if draws is None:
                 draws = self.latent_noise(seed, batch.index, samples, rows.time)
             many, z, log_q = sample_posterior(mean, log_variance, rows, draws)
-            kl = _mean_of_samples(log_q - self.prior_log_prob(z, many, source, seed), samples)
+            log_p = self.prior.log_prob_by_level(many.padded(z), many.mask, source.for_prior(), seed)
+            kl_by_level = _mean_of_samples(log_q[:, tf.newaxis] * self.prior.level_shares - log_p, samples)
             trg_ids = tf.repeat(batch.trg_ids, samples, axis=0)
             losses = self.cross_entropies(z, trg_ids, many, source, seed)
             smoothed, plain = [_mean_of_samples(x, samples) for x in losses]
+        kl = tf.reduce_sum(kl_by_level, axis=1)
         smoothed_length, length, out_of_reach = self.length_loss(source, rows, seed)
         trained = smoothed + smoothed_length if smooth else plain + length
+        paid = tf.maximum(kl, free_bits * rows.counts(kl.dtype)) if free_bits else kl
         real = tf.reduce_any(batch.trg_mask, axis=1)  # a sentence that fills up a batch adds nothing
 
         def total(x):
             return tf.reduce_sum(tf.where(real, tf.cast(x, tf.float32), 0.0))
 
         return FlowLoss(
-            loss=total(trained + kl_weight * kl),
+            loss=total(trained + kl_weight * paid),
             nll=total(plain + kl),
             tokens=tf.reduce_sum(rows.counts(tf.float32)),
             sentences=total(tf.ones_like(plain)),
@@ -214,6 +220,7 @@ class FlowSeq(tf.Module):
             kl=total(kl),
             length=total(length),
             out_of_reach=total(out_of_reach),
+            kl_by_level=tf.stack([total(level) for level in tf.unstack(kl_by_level, axis=1)]),
         )
 
     def latent_noise(self, seed, keys, count, time):
@@ -256,5 +263,5 @@ class FlowSeq(tf.Module):
 
 
 def _mean_of_samples(x, samples):
-    """`[B * k]` to `[B]`."""
-    return x if samples == 1 else tf.reduce_mean(tf.reshape(x, [-1, samples]), axis=1)
+    """`[B * k, ...]` to `[B, ...]`."""
+    return x if samples == 1 else tf.reduce_mean(tf.reshape(x, [-1, samples, *x.shape[1:]]), axis=1)

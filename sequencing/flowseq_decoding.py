@@ -183,6 +183,13 @@ def decode(model, source, z, rows, keep_tail=False):
     return tf.where(rows.mask, ids, model.pad_id), rows.sums(chosen[:, tf.newaxis])
 
 
+def reconstruct(model, batch):
+    """The likeliest tokens for the posterior's mean, as `decode` gives them: what a latent holds of its target."""
+    source, rows = model.encode(batch.src_ids, batch.src_mask), Rows(batch.trg_mask)
+    mean, _ = model.posterior_ends(batch.trg_ids, rows, source)
+    return decode(model, source, mean, rows)
+
+
 def _as_candidates(model, ids, scores, rows, length_log_probs):
     count = length_log_probs.shape[1]
     return Candidates(

@@ -34,24 +34,29 @@ class FusedAdam(keras.optimizers.Adam):
 
 
 class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up from 0 to the peak, then a course.
+    """Linear warm-up to the peak, from 0 or the share `warmup_from` of it, then a course.
 
     With i updates done and W of warm-up:
         constant      peak
         inverse_sqrt  peak * sqrt(W / i)          (Vaswani et al., 2017)
         cosine        peak * (1 + cos(pi * p)) / 2, p the share of decay_steps that has passed since warm-up
         exponential   peak * decay_rate ** ((i - W) / decay_steps)
+
+    Args:
+      train: `TrainConfig`.
+      warmup_steps, steps: of the phase, where training has several; those of the configuration by default.
     """
 
-    def __init__(self, train):
+    def __init__(self, train, warmup_steps=None, steps=None):
         self.train = train
-        self.decay_steps = train.decay_steps or max(train.max_steps - train.warmup_steps, 1)
+        self.warmup_steps = train.warmup_steps if warmup_steps is None else warmup_steps
+        self.decay_steps = train.decay_steps or max((steps or train.max_steps) - self.warmup_steps, 1)
 
     def __call__(self, step):
         train = self.train
         done = tf.cast(step, tf.float32)
-        warmup = float(max(train.warmup_steps, 1))
-        since = tf.maximum(done - train.warmup_steps, 0.0) / self.decay_steps
+        warmup = float(max(self.warmup_steps, 1))
+        since = tf.maximum(done - self.warmup_steps, 0.0) / self.decay_steps
         if train.schedule == 'inverse_sqrt':
             factor = tf.sqrt(warmup / tf.maximum(done, warmup))
         elif train.schedule == 'cosine':
@@ -60,11 +65,11 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
             factor = train.decay_rate**since
         else:
             factor = 1.0
-        rising = (done + 1.0) / warmup if train.warmup_steps else 1.0
-        return train.learning_rate * tf.where(done < train.warmup_steps, rising, factor)
+        rising = train.warmup_from + (1.0 - train.warmup_from) * (done + 1.0) / warmup
+        return train.learning_rate * tf.where(done < self.warmup_steps, rising, factor)
 
     def get_config(self):
-        return {'train': self.train}
+        return {'train': self.train, 'warmup_steps': self.warmup_steps, 'steps': self.decay_steps + self.warmup_steps}
 
 
 def build_optimizer(train):

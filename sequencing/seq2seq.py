@@ -38,6 +38,7 @@ class Seq2Seq(tf.Module):
                 self.output = LinearOp(decoder.output_size, vocab_size, name='output')
 
     decoding_modes = ('beam', 'greedy', 'sample')  # the default first
+    validation_mode = 'greedy'
 
     def encode(self, src_ids, src_mask, seed=None):
         """`[B, S]` ids and mask to an `EncoderOutput`; `seed` as in `loss`."""

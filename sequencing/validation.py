@@ -1,10 +1,13 @@
 """Validation: the dev set, really decoded, and scored as a user would score it."""
 
 import os
+import types
 
+import numpy as np
 import tensorflow as tf
 
 from sequencing.decode_options import options_for
+from sequencing.objectives import phase_at
 from sequencing.scores import format_scores, make_metrics, score_lines
 from sequencing.structures import Batch
 from sequencing.text import read_parallel, write_lines
@@ -18,13 +21,14 @@ class Validator:
     Args:
       config: `Config`; model_dir: where translations are kept.
       model, optimizer: of the training; with a moving average of the weights, that is what is validated.
+      objective: as in `objectives.py`.
       src_vocab, trg_vocab: `Vocab`s.
       dev: has `batches()`, the dev set's `Batch`es, of which nll is computed; None without a dev set.
     """
 
-    def __init__(self, config, model_dir, model, optimizer, src_vocab, trg_vocab, dev):
+    def __init__(self, config, model_dir, model, objective, optimizer, src_vocab, trg_vocab, dev):
         self.config, self.model_dir = config, model_dir
-        self.model, self.optimizer, self.dev = model, optimizer, dev
+        self.model, self.objective, self.optimizer, self.dev = model, objective, optimizer, dev
         self.translator = Translator(model, config, src_vocab, trg_vocab)
         data = config.data
         self.source, self.references = [], []
@@ -34,8 +38,20 @@ class Validator:
         # Told now and not at the first validation.
         make_metrics(data.trg_lang)
         options_for(model, config)
-        options_for(model, config, decode=config.decode.validation_mode)
-        self._loss = tf.function(lambda batch: model.loss(batch), input_signature=[BATCH_SIGNATURE], autograph=False)
+        self.mode = config.decode.validation_mode or model.validation_mode
+        options_for(model, config, decode=self.mode)
+        self._losses = {
+            phase.name: tf.function(
+                lambda batch, phase=phase: objective.validation_loss(phase, batch),
+                input_signature=[BATCH_SIGNATURE],
+                autograph=False,
+            )
+            for phase in objective.phases
+        }
+        if len(objective.phases) > 1:
+            self._reconstruction = tf.function(
+                objective.reconstruct, input_signature=[BATCH_SIGNATURE], autograph=False
+            )
 
     def validate(self, step, state, writer):
         """Decodes and scores the dev set, prints the scores and samples.
@@ -48,9 +64,14 @@ class Validator:
         """
         if not self.source:
             return True
-        nll, translations = self.with_averages(lambda: (self._nll(), self._translate()))
+        phase = phase_at(self.objective, step - 1)
+        translate = self._translate if self.objective.translates(phase) else self._reconstruct
+        sums, translations = self.with_averages(lambda: (self._sums(phase), translate()))
+        nll = sums.nll / max(sums.tokens, 1.0)
+        details = self.objective.report(phase, sums, step)
         scores = score_lines(translations, self.references, self.config.data.trg_lang)
-        print(f'validation at step {step}: nll {nll:.4f}\n{format_scores(scores)}', flush=True)
+        shown = ''.join(f'  {name} {value:.4f}' for name, value in details.items())
+        print(f'validation at step {step}: nll {nll:.4f}{shown}\n{format_scores(scores)}', flush=True)
         self._show_samples(translations)
         folder = os.path.join(self.model_dir, 'translations')
         os.makedirs(folder, exist_ok=True)
@@ -58,7 +79,7 @@ class Validator:
         (bleu, _), (chrf, _) = scores
         values = {'bleu': bleu.score, 'chrf': chrf.score, 'nll': -nll}
         with writer.as_default(step=step):
-            for name, value in {**values, 'nll': nll}.items():
+            for name, value in {**values, 'nll': nll, **details}.items():
                 tf.summary.scalar(f'dev/{name}', value)
         return self._is_best(step, values[self.config.train.best_by], state)
 
@@ -72,12 +93,25 @@ class Validator:
         finally:
             exchange_with_averages(self.optimizer, self.model.trainable_variables)
 
-    def _nll(self):
-        parts = [self._loss(Batch(*map(tf.constant, batch))) for batch in self.dev.batches()]
-        return sum(float(part.nll) for part in parts) / max(sum(float(part.tokens) for part in parts), 1.0)
+    def _sums(self, phase):
+        sums = dict.fromkeys(self.objective.parts, 0.0)
+        for batch in self.dev.batches():
+            parts = self._losses[phase.name](Batch(*map(tf.constant, batch)))
+            for name, value in zip(sums, np.concatenate([np.reshape(part, [-1]) for part in parts])):
+                sums[name] += float(value)
+        return types.SimpleNamespace(**sums)
 
     def _translate(self):
-        return self.translator.translate(self.source, decode=self.config.decode.validation_mode)
+        return self.translator.translate(self.source, decode=self.mode)
+
+    def _reconstruct(self):
+        """Targets from their own latents, where the model does not translate yet."""
+        lines, vocab = [], self.translator.trg_vocab
+        for batch in self.dev.batches():
+            for ids in self._reconstruction(Batch(*map(tf.constant, batch))).numpy():
+                ends = np.flatnonzero((ids == vocab.eos_id) | (ids == vocab.pad_id))
+                lines.append(vocab.decode(ids[: ends[0] if len(ends) else len(ids)]))
+        return lines
 
     def _show_samples(self, translations):
         count = min(self.config.train.samples, len(translations))

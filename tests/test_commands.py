@@ -211,7 +211,7 @@ class CommandTest(unittest.TestCase):
             ((f'--config_file={self.folder}/bad_config.py', '--config=config_bad'), 'line 2: ZeroDivisionError'),
             ((f'--config_file={self.folder}/bad_config.py', '--config=config_none'), 'has to return'),
             (('--precision=float8',), 'precision'),
-            (('--precision=mixed_float16',), 'loss scaling'),
+            (('--set=train.flow.reconstruction_steps=99999999',), 'train.flow.reconstruction_steps is the first part'),
             (('--set=model.encoder.kind=[1]',), 'model.encoder.kind is one of'),
             (('--device=TPU:9',), 'no such device'),
         ):

@@ -23,45 +23,59 @@ def everything_in(model_dir):
 
 
 class ResumeTest(unittest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.random = seeds(self)
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = scratch.name
+        self.config_file = write_task(os.path.join(self.folder, 'data'), 'reverse', self.random)
+        self.settings = [f'seed={self.random.randrange(1000)}', f'data.cache_dir={self.folder}/cache', 'threads=2']
+
+    def begin(self, name, config='config_toy'):
+        model_dir = os.path.join(self.folder, name)
+        return start(train_command(self.config_file, model_dir, *self.settings, config=config)), model_dir
+
+    def finish(self, name, config='config_toy'):
+        process, model_dir = self.begin(name, config)
+        output, _ = process.communicate()
+        self.assertEqual(process.returncode, 0, output)
+        return output, everything_in(model_dir)
+
+    def kill_and_finish(self, name, step, config='config_toy'):
+        process, model_dir = self.begin(name, config)
+        wait_for(process, f'step {step} ')
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        self.assertEqual(process.returncode, -signal.SIGKILL)
+        output, found = self.finish(name, config)
+        self.assertIn('going on from', output)
+        return found
+
+    def check_same(self, got, want):
+        self.assertGreater(len(want), 20)
+        self.assertEqual(got.keys(), want.keys())
+        for key in want:
+            np.testing.assert_array_equal(got[key], want[key], err_msg=key)
+
     def test_killed_and_interrupted_trainings_end_where_an_undisturbed_one_does(self):
-        random = seeds(self)
-        with tempfile.TemporaryDirectory() as folder:
-            config = write_task(os.path.join(folder, 'data'), 'reverse', random)
-            settings = [f'seed={random.randrange(1000)}', f'data.cache_dir={folder}/cache', 'threads=2',
-                        'train.validate_every=2', 'train.patience=9', 'train.ema=0.9']  # fmt: skip
-            undisturbed, killed, stopped = (os.path.join(folder, name) for name in ('undisturbed', 'killed', 'stopped'))
+        self.settings += ['train.validate_every=2', 'train.patience=9', 'train.ema=0.9']
+        _, want = self.finish('undisturbed')
+        self.check_same(self.kill_and_finish('killed', self.random.randint(4, 9)), want)
 
-            process = start(train_command(config, undisturbed, *settings))
-            output, _ = process.communicate()
-            self.assertEqual(process.returncode, 0, output)
+        process, stopped = self.begin('stopped')
+        wait_for(process, 'step 2 ')
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate()
+        self.assertEqual(process.returncode, 143, output)
+        self.assertTrue(tf.train.latest_checkpoint(stopped))
+        self.check_same(self.finish('stopped')[1], want)
 
-            process = start(train_command(config, killed, *settings))
-            wait_for(process, f'step {random.randint(4, 9)} ')
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            self.assertEqual(process.returncode, -signal.SIGKILL)
-            process = start(train_command(config, killed, *settings))
-            output, _ = process.communicate()
-            self.assertEqual(process.returncode, 0, output)
-            self.assertIn('going on from', output)
-
-            process = start(train_command(config, stopped, *settings))
-            wait_for(process, 'step 2 ')
-            process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate()
-            self.assertEqual(process.returncode, 143, output)
-            self.assertTrue(tf.train.latest_checkpoint(stopped))
-            process = start(train_command(config, stopped, *settings))
-            output, _ = process.communicate()
-            self.assertEqual(process.returncode, 0, output)
-
-            want = everything_in(undisturbed)
-            self.assertGreater(len(want), 20)
-            for model_dir in (killed, stopped):
-                got = everything_in(model_dir)
-                self.assertEqual(got.keys(), want.keys())
-                for key in want:
-                    np.testing.assert_array_equal(got[key], want[key], err_msg=f'{model_dir}: {key}')
+    def test_a_killed_flow_goes_on_in_its_phase(self):
+        config = 'config_toy_flow'  # its second phase begins at step 4, a checkpoint is written every third
+        output, want = self.finish('undisturbed', config)
+        self.assertIn('phase full begins at step 4', output)
+        self.check_same(self.kill_and_finish('killed', self.random.randint(4, 7), config), want)
 
 
 if __name__ == '__main__':

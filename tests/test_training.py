@@ -12,7 +12,7 @@ from sequencing.diagnosis import first_nonfinite
 from sequencing.losses import cross_entropy
 from sequencing.optimizers import FusedAdam, LearningRate, build_optimizer
 from sequencing.structures import Batch
-from sequencing.training import TrainingState, Updater, exchange_with_averages
+from sequencing.training import FIRST_LOSS_SCALE, TrainingState, Updater, exchange_with_averages
 from tests.support import seeds
 
 VOCAB = types.SimpleNamespace(size=13, bos_id=2, eos_id=3, tokens=[str(i) for i in range(13)])
@@ -75,6 +75,44 @@ class UpdateTest(tf.test.TestCase):
             for variable, old, gradient in zip(model.trainable_variables, before, gradients):
                 self.assertAllClose(variable, old - 0.1 * gradient * min(1.0, clip / norm), atol=1e-6)
             self.assertAllClose(state.take_totals().gradient_norm, norm, rtol=1e-4)
+
+    def test_a_scaled_loss_makes_the_same_update_and_its_scale_follows_overflow(self):
+        batch = part_of(make_batch(self.random), slice(None))
+        plain, _, _, update = self.updater(small_config())
+        update([batch])
+        config = small_config()
+        model = build_model(config, VOCAB, VOCAB)
+        optimizer = build_optimizer(config.train)
+        optimizer.build(model.trainable_variables)
+        state = TrainingState(4)
+        weight = tf.Variable(1.0, trainable=False)  # overflows the loss when it is infinite
+        loss = lambda batch, seed, step: model.loss(batch, seed)._replace(loss=weight * model.loss(batch, seed).loss)
+        update = Updater(model, optimizer, state, config.train, 1, loss=loss, scale_loss=True)
+        update([batch])
+        for got, want in zip(model.trainable_variables, plain.trainable_variables):
+            self.assertAllClose(got, want, atol=1e-6)
+        self.assertEqual(float(state.loss_scale), FIRST_LOSS_SCALE)
+        weight.assign(np.inf)
+        before = [v.numpy() for v in model.trainable_variables]
+        update([batch])
+        self.assertEqual(float(state.loss_scale), FIRST_LOSS_SCALE / 2)
+        self.assertAllEqual(before[0], model.trainable_variables[0])
+        weight.assign(1.0)
+        state.finite_in_a_row.assign(1999)
+        update([batch])
+        self.assertEqual(float(state.loss_scale), FIRST_LOSS_SCALE)
+        self.assertEqual(int(state.skipped), 1)
+
+    def test_a_loss_by_sentences_is_divided_by_sentences(self):
+        batch = part_of(make_batch(self.random), slice(None))
+        by_tokens, _, _, update_tokens = self.updater(small_config(clip_norm=0.0))
+        before = [v.numpy() for v in by_tokens.trainable_variables]
+        by_sentences, _, _, update_sentences = self.updater(small_config(clip_norm=0.0, loss_unit='sentences'))
+        update_tokens([batch])
+        update_sentences([batch])
+        ratio = batch.trg_mask.numpy().sum() / 8
+        for a, b, start in zip(by_sentences.trainable_variables, by_tokens.trainable_variables, before):
+            self.assertAllClose(a - start, ratio * (b - start), atol=1e-5)
 
     def test_a_nonfinite_update_is_skipped_counted_and_named(self):
         batch = part_of(make_batch(self.random), slice(None))

@@ -10,6 +10,7 @@ TASKS = {'copy': lambda words: words, 'reverse': lambda words: words[::-1], 'sor
 CONFIG = """
 import dataclasses
 from sequencing.config import *
+from sequencing.flow_config import *
 
 def config_toy():
     return Config(
@@ -24,6 +25,25 @@ def config_toy():
         train=TrainConfig(
             learning_rate=5e-3, batch_size=8, batch_unit='sentences', max_steps=10, validate_every=1000, save_every=3,
             log_every=1, samples=1,
+        ),
+    )
+
+
+def config_toy_flow():
+    toy = config_toy()
+    return dataclasses.replace(
+        toy,
+        data=dataclasses.replace(toy.data, dev_src='', dev_trg=()),
+        model=FlowSeqConfig(
+            embedding_size=8, latent_size=8, hidden_size=10, length=SoftmaxLengthConfig(reach=5),
+            encoder=FlowTransformerEncoderConfig(layers=1, heads=2),
+            posterior=FlowTransformerPosteriorConfig(layers=1, heads=2),
+            decoder=FlowTransformerDecoderConfig(layers=1, heads=2),
+            prior=FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2),
+        ),
+        train=dataclasses.replace(
+            toy.train, max_steps=8, accumulate=2,
+            flow=FlowTrainConfig(reconstruction_steps=4, init_sentences=9, kl_warmup_steps=5),
         ),
     )
 """
@@ -49,9 +69,9 @@ def write_task(folder, task, random, words='abcdefgh', longest=6, train=800, dev
     return path
 
 
-def train_command(config_file, model_dir, *settings):
-    """The command line that trains `config_toy`."""
-    command = [sys.executable, os.path.join(ROOT, 'nmt_train.py'), '--config=config_toy',
+def train_command(config_file, model_dir, *settings, config='config_toy'):
+    """The command line that trains a toy configuration."""
+    command = [sys.executable, os.path.join(ROOT, 'nmt_train.py'), f'--config={config}',
                f'--config_file={config_file}', f'--model_dir={model_dir}']  # fmt: skip
     return command + [f'--set={setting}' for setting in settings]
 

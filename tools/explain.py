@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import build_inputs
 import build_model
+from sequencing.objectives import build_objective
 from sequencing.options import flatten
 from sequencing.warm_start import named_variables
 
@@ -20,10 +21,11 @@ def explain(config, origins, model_dir):
         vocab_dir = vocab_dir if os.path.isdir(vocab_dir) else os.path.join(scratch, 'vocab')
         cache_dir = config.data.cache_dir or os.path.join(scratch, 'cache')
         src_vocab, trg_vocab = build_inputs.build_vocabs(config, vocab_dir)
-        inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir)
+        model = build_model.build_model(config, src_vocab, trg_vocab)
+        unit = build_objective(model, config).length_unit
+        inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir, unit)
         print(f'\nvocabularies\n  source {src_vocab.size} tokens, target {trg_vocab.size} tokens')
         print(f'\ndata\n{inputs.report}')
-        model = build_model.build_model(config, src_vocab, trg_vocab)
         total = print_parameters(model)
         print_memory(config, total, trg_vocab.size)
     return 0

@@ -1,0 +1,78 @@
+"""What a training minimises: its phases, the loss in each, and what has to happen before a phase begins.
+
+An objective gives `nmt_train.py` one view of every kind of model. Its losses are sums over a batch, so that batches,
+accumulation steps and replicas add up before anything is divided; the first four are those of `LossParts`.
+"""
+
+from typing import NamedTuple
+
+from sequencing.structures import LossParts
+
+
+class Phase(NamedTuple):
+    """A stretch of updates with one loss and one course of the learning rate."""
+
+    name: str
+    first: int  # update that it begins with
+    steps: int  # how many updates it has
+    warmup_steps: int  # over which the learning rate rises
+    variables: list  # that it trains
+
+
+def phase_at(objective, update):
+    """The phase that an update, counted from 0, belongs to."""
+    return [phase for phase in objective.phases if phase.first <= update][-1]
+
+
+class Likelihood:
+    """Maximum likelihood of an autoregressive model, in one phase.
+
+    Args:
+      model: `Seq2Seq`; config: `Config`.
+    """
+
+    parts = LossParts._fields
+    length_unit = 0  # see `build_inputs.build_parallel_inputs`
+
+    def __init__(self, model, config):
+        self.model = model
+        train = config.train
+        self.phases = [Phase('likelihood', 0, train.max_steps, train.warmup_steps, model.trainable_variables)]
+
+    def begin(self, phase, inputs):
+        """Prepares the model for `phase`, given `ParallelInputs`."""
+
+    def loss(self, phase, batch, seed, step):
+        """Sums over a batch, in nats.
+
+        Args:
+          phase: `Phase`; batch: `Batch`.
+          seed: `[2]` int32, different at every update.
+          step: scalar int64, updates done so far in all phases.
+        """
+        return self.model.loss(batch, seed)
+
+    def validation_loss(self, phase, batch):
+        """As `loss`, without dropout."""
+        return self.model.loss(batch)
+
+    def translates(self, phase):
+        """Whether the model can translate by itself in this phase; else it has `reconstruct`."""
+        return True
+
+    def report(self, phase, totals, step):
+        """What there is to say beside loss and nll, name to number; most important first.
+
+        Args:
+          totals: has the sums since the last line under the names of `parts`; step: updates done.
+        """
+        return {}
+
+
+def build_objective(model, config):
+    """The objective of a model."""
+    if config.model.kind == 'flowseq':
+        from sequencing.flow_objective import FlowObjective
+
+        return FlowObjective(model, config)
+    return Likelihood(model, config)

@@ -1,0 +1,138 @@
+"""How flows are trained: phases, weights of the KL, initialisation on data, and the parts of the bound."""
+
+import types
+
+import numpy as np
+import tensorflow as tf
+
+import build_inputs
+from sequencing.blocks import Rows
+from sequencing.flow_config import FlowPriorConfig, FlowTrainConfig
+from sequencing.flow_objective import FlowObjective
+from sequencing.flowseq import FULL, RECONSTRUCTION
+from sequencing.objectives import phase_at
+from sequencing.optimizers import LearningRate, build_optimizer
+from sequencing.training import TrainingState, Updater, reset
+from tests.flow_support import random_batch, tiny_flow_model
+from tests.support import seeds
+
+
+ONE_LEVEL = FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2)
+
+
+class FlowTrainingTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.random = seeds(self)
+
+    def objective(self, model=None, train=None, **recipe):
+        recipe = FlowTrainConfig(**{'reconstruction_steps': 7, 'kl_warmup_steps': 4, **recipe})
+        built, config, vocab = tiny_flow_model(self.random, model, {**(train or {}), 'flow': recipe})
+        return FlowObjective(built, config), config, random_batch(self.random, vocab, unit=built.length_unit)
+
+    def test_phases_follow_each_other(self):
+        objective, config, _ = self.objective(train={'max_steps': 20})
+        names = [phase_at(objective, update).name for update in (0, 6, 7, 19)]
+        self.assertEqual(names, [RECONSTRUCTION, RECONSTRUCTION, FULL, FULL])
+        self.assertEqual([phase.steps for phase in objective.phases], [7, 13])
+        alone, _, _ = self.objective(reconstruction_steps=0)
+        self.assertEqual([phase.name for phase in alone.phases], [FULL])
+
+    def test_the_weight_of_the_kl_rises_and_starts_again_with_each_cycle(self):
+        objective, _, _ = self.objective(kl_weight=0.8, kl_warmup_steps=4, kl_cycle_steps=6)
+        got = [float(objective.kl_weight(objective.phases[1], 7 + i)) for i in range(8)]
+        self.assertAllClose(got, [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.2, 0.4])
+        objective, _, _ = self.objective(kl_warmup_steps=0)
+        self.assertAllClose(objective.kl_weight(objective.phases[1], 7), 1.0)
+
+    def test_the_first_phase_leaves_the_prior_alone_and_the_second_trains_all(self):
+        train = {'optimizer': 'adamw', 'weight_decay': 0.1, 'learning_rate': 0.1}
+        objective, config, batch = self.objective({'prior': ONE_LEVEL}, train)
+        model = objective.model
+        optimizer = build_optimizer(config.train)
+        optimizer.build(model.trainable_variables)
+        state = TrainingState(4, objective.parts)
+        prior = {v.ref() for part in (model.prior, model.posterior.log_variance) for v in part.trainable_variables}
+        for phase in objective.phases:
+            before = [v.numpy() for v in model.trainable_variables]
+            loss = lambda batch, seed, step, phase=phase: objective.loss(phase, batch, seed, step)
+            Updater(model, optimizer, state, config.train, 1, loss=loss, variables=phase.variables)([batch])
+            for variable, was in zip(model.trainable_variables, before):
+                moved = not np.array_equal(variable, was)
+                self.assertEqual(moved, phase.name == FULL or variable.ref() not in prior, variable.name)
+        totals = state.take_totals()
+        levels = [getattr(totals, f'kl_level_{i}') for i in range(objective.levels)]
+        self.assertAllClose(sum(levels), totals.kl, rtol=1e-4)
+        reset(optimizer)
+        self.assertEqual(sum(float(tf.reduce_sum(tf.abs(tf.cast(v, tf.float32)))) for v in optimizer.variables), 0.0)
+
+    def test_the_levels_of_the_prior_add_up_to_its_density(self):
+        for steps, factors in (((0,), ()), ((1, 0), (2,)), ((0, 0, 0), (2, 4))):
+            prior = FlowPriorConfig(steps=steps, factors=factors, hidden_size=6, heads=2)
+            model, _, vocab = tiny_flow_model(self.random, {'prior': prior})
+            batch = random_batch(self.random, vocab, unit=model.length_unit)
+            source, rows = model.encode(batch.src_ids, batch.src_mask), Rows(batch.trg_mask)
+            z = rows.only_real(tf.random.stateless_normal([rows.batch * rows.time, 8], [1, 2]))
+            found = model.prior.log_prob_by_level(rows.padded(z), rows.mask, source.for_prior())
+            self.assertEqual(found.shape, [4, len(steps)])
+            self.assertAllClose(tf.reduce_sum(found, axis=1), model.prior_log_prob(z, rows, source), 1e-4, 1e-4)
+            self.assertAllClose(sum(model.prior.level_shares), 1.0)
+
+    def test_free_bits_cost_nothing(self):
+        objective, _, batch = self.objective()
+        plain = objective.model.loss(batch)
+        tokens = tf.reduce_sum(tf.cast(batch.trg_mask, tf.float32), axis=1)
+        self.assertAllClose(objective.model.loss(batch, free_bits=1e-9 - 1e9).loss, plain.loss, 1e-5)
+        free = objective.model.loss(batch, free_bits=1e3)  # more than any sentence has
+        self.assertAllClose(free.loss - (plain.loss - plain.kl), 1e3 * tf.reduce_sum(tokens), 1e-5)
+        self.assertAllClose(free.kl, plain.kl)
+
+    def test_initialisation_normalises_what_reaches_each_actnorm(self):
+        objective, _, batch = self.objective()
+        drawn = []
+
+        def sample(count, turn):
+            drawn.append((count, turn))
+            return [part.numpy() for part in batch]
+
+        inputs = types.SimpleNamespace(sample=sample)
+        model = objective.model
+        for phase in objective.phases:
+            objective.begin(phase, inputs)
+        self.assertEqual(drawn, [(512, 0), (512, 1)])
+        rows = Rows(batch.trg_mask)
+        source = model.encode(batch.src_ids, batch.src_mask)
+        mean, log_variance = model.posterior_ends(batch.trg_ids, rows, source)
+        for ends in (mean, log_variance):  # the published recipe starts them at a deviation of 0.05 (facts, section 10)
+            real = tf.boolean_mask(rows.padded(ends), batch.trg_mask)
+            self.assertAllClose(tf.math.reduce_std(real, axis=0), 0.05 * np.ones(8), atol=5e-3)
+
+    def test_the_learning_rate_begins_anew_in_each_phase(self):
+        _, config, _ = self.objective(train={'warmup_steps': 10, 'warmup_from': 0.5, 'learning_rate': 2.0})
+        rate = LearningRate(config.train, warmup_steps=4, steps=9)
+        self.assertAllClose([rate(i) for i in (0, 1, 3, 4, 8)], [1.25, 1.5, 2.0, 2.0, 2.0])
+
+
+class SampleTest(tf.test.TestCase):
+    def test_samples_are_random_pairs_that_do_not_repeat(self):
+        class Fake(build_inputs.ParallelInputs):
+            def __init__(self, size, seed):
+                self.size, self._seed = size, seed
+
+            def _rows(self, numbers):
+                return numbers
+
+            def _batch(self, rows, numbers):
+                return numbers
+
+        random = seeds(self)
+        size, seed = random.randint(50, 90), random.randrange(1000)
+        first, second = [Fake(size, seed).sample(40, turn).tolist() for turn in (0, 1)]
+        self.assertEqual(len(set(first)), 40)
+        self.assertNotEqual(first, second)
+        self.assertEqual(first, Fake(size, seed).sample(40, 0).tolist())
+        self.assertEqual(sorted(Fake(size, seed).sample(1000)), list(range(size)))
+
+
+if __name__ == '__main__':
+    tf.test.main()
