@@ -106,7 +106,9 @@ def build_vocabs(config, vocab_dir):
                     trg_maker.add(trg)
         for name, maker in makers.items():
             note(f'making the {name} vocabulary: {maker.kind}, {maker.size} tokens')
-            vocabs[name] = _save_vocab(maker.make(), kinds[name], vocab_dir, name)
+            vocab = vocabs[name] = _save_vocab(maker.make(), kinds[name], vocab_dir, name)
+            if vocab.size < maker.size:
+                note(f'the {name} vocabulary has {vocab.size} tokens: there are no more in the text')
     return (vocabs['joint'],) * 2 if data.joint_vocab else (vocabs['src'], vocabs['trg'])
 
 

@@ -88,10 +88,10 @@ def train(flags):
             cli.note(f'{model_dir} is now {model_folder.move_aside(model_dir)}')
             make_folder(model_dir)
             held.enter_context(model_folder.lock(model_dir))
-        check_resume(model_dir, config)
+        changes = check_resume(model_dir, config)
         held.enter_context(tf.device(flags.device or None))
         try:
-            return run_loop(config, model_dir, *prepare(config, model_dir, flags.init_from))
+            return run_loop(config, model_dir, *prepare(config, model_dir, flags.init_from, changes))
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 'out of memory: lower train.batch_size (and raise train.accumulate by the same factor to keep the '
@@ -132,8 +132,8 @@ def make_folder(model_dir):
         raise UserError(f'--model_dir {model_dir}: cannot be written ({error}).') from error
 
 
-def prepare(config, model_dir, init_from):
-    """Vocabularies, data, model, optimizer, and everything as the last checkpoint left it."""
+def prepare(config, model_dir, init_from, changes):
+    """Vocabularies, data, model, optimizer, and everything as the last checkpoint left it; tells the `changes`."""
     src_vocab, trg_vocab = build_inputs.build_vocabs(config, os.path.join(model_dir, 'vocab'))
     cache_dir = config.data.cache_dir or model_dir.rstrip('/') + '.cache'
     model = build_model.build_model(config, src_vocab, trg_vocab)
@@ -151,6 +151,8 @@ def prepare(config, model_dir, init_from):
     elif init_from:
         warm_start(model, src_vocab, trg_vocab, init_from)
     check_same_data(model_dir, inputs.keys if restored else None)
+    for change in changes:
+        cli.note(change)
     model_folder.write_config(model_dir, config)
     model_folder.write_manifest(model_dir, config.seed, {'keys': inputs.keys, **dataclasses.asdict(inputs.report)})
     dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab, unit) if config.data.dev_src else None

@@ -48,8 +48,9 @@ def run(body, define, argv=None, usage=''):
     except flags.Error as error:
         unknown = getattr(error, 'flagname', None)
         close = difflib.get_close_matches(unknown, list(values), n=1) if unknown else []
-        meant = f' Did you mean --{close[0]}?' if close and 'Did you mean' not in str(error) else ''
-        return _fail(name, f'{error}{meant} See {name} --help.')
+        said = str(error).partition(' Did you mean')[0].rstrip(' .')
+        meant = f' Did you mean --{close[0]}?' if close else ''
+        return _fail(name, f'{said}.{meant} See {name} --help.')
     except UserError as error:
         return _fail(name, error)
     except Interrupted as error:

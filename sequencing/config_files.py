@@ -5,6 +5,7 @@ import importlib.util
 import os
 import traceback
 
+from sequencing.cli import note
 from sequencing.config import Config
 from sequencing.errors import UserError
 from sequencing.options import flatten, override
@@ -28,7 +29,7 @@ def load_config(name, file='', settings=()):
         raise UserError(f'--config_file {path}: there is no such file.')
     found = {key: value for key, value in vars(_run_file(path)).items() if key.startswith('config_')}
     if name not in found:
-        close = difflib.get_close_matches(name, found, n=1)
+        close = [f'config_{name}'] if f'config_{name}' in found else difflib.get_close_matches(name, found, n=1)
         meant = f' Did you mean {close[0]}?' if close else ''
         raise UserError(f'--config {name}: {path} has no such function.{meant} It has {", ".join(sorted(found))}.')
     try:
@@ -40,6 +41,10 @@ def load_config(name, file='', settings=()):
     if not isinstance(config, Config):
         raise UserError(f'{path}, {name}() has to return a sequencing.config.Config; got {type(config).__name__}.')
     changed = override(config, settings)
+    for setting in settings:
+        part, _, kind = setting.partition('.kind=')
+        if kind:
+            note(f'--set {setting}: {part} has the defaults of its new kind, of full size; --set its other fields too')
     defaults, before, after = flatten(Config()), flatten(config), flatten(changed)
     origins = {}
     for field, value in after.items():

@@ -2,7 +2,6 @@
 
 import os
 
-from sequencing.cli import note
 from sequencing.errors import UserError
 from sequencing.model_folder import read_config, read_manifest
 from sequencing.options import flatten
@@ -34,12 +33,13 @@ def check_same_data(model_dir, keys):
 def check_resume(model_dir, config):
     """Compares the configuration with the one that the folder was trained with, if any.
 
+    Returns:
+      a sentence for each other change, to be said once nothing else stands against going on.
     Raises:
-      UserError: a field changed that a running training cannot change; both values are shown. Other changes are taken
-        and said.
+      UserError: a field changed that a running training cannot change; both values are shown.
     """
     if not os.path.exists(os.path.join(model_dir, 'config.json')):
-        return
+        return []
     old, new = flatten(read_config(model_dir)), flatten(config)
     missing = '(nothing)'
     changed = {
@@ -54,5 +54,4 @@ def check_resume(model_dir, config):
             f'{model_dir} was trained with another configuration and cannot go on with this one: {shown}. Use the old '
             'values, another --model_dir (with --init_from to keep matching weights), or --restart.'
         )
-    for field, (was, now) in changed.items():
-        note(f'{field} is now {now!r}, was {was!r}')
+    return [f'{field} is now {now!r}, was {was!r}' for field, (was, now) in changed.items()]

@@ -16,7 +16,6 @@ from sequencing.training import TrainingState, Updater, reset
 from tests.flow_support import random_batch, tiny_flow_model
 from tests.support import seeds
 
-
 ONE_LEVEL = FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2)
 
 

@@ -59,6 +59,7 @@ def demo(flags):
     print()
     for i in range(0, len(source), max(len(source) // EXAMPLES, 1))[:EXAMPLES]:
         print(f'source      {source[i]}\ntranslation {translations[i]}\nreference   {reference[i]}\n')
+    print(f"try it: echo '{source[0]}' | {sys.executable} nmt_infer.py --model_dir {model_dir}\n")
     scores = score_lines(translations, [reference], config.data.trg_lang)
     print(format_scores(scores))
     print(f'demo: BLEU {scores[0][0].score:.1f} on {len(source)} unseen sentences, trained in {seconds:.0f} s')
