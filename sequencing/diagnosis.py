@@ -13,11 +13,11 @@ def first_nonfinite(model, run):
       a sentence: a weight that is non-finite already, else the innermost module whose output went non-finite first,
       else that the forward pass is finite, so that the gradient is where it happened.
     """
-    for variable in model.trainable_variables:
-        if not bool(tf.reduce_all(tf.math.is_finite(variable))):
-            return f'the weight {variable.name} is non-finite'
+    weight = nonfinite_weight(model)
+    if weight:
+        return weight
     found = []
-    names = {id(module): _path(model, module) for module in model.submodules}
+    names = {id(module): module_path(model, module) for module in model.submodules}
     classes = {type(module) for module in model.submodules if '__call__' in dir(type(module))}
     originals = {kind: kind.__call__ for kind in classes}
 
@@ -44,12 +44,20 @@ def first_nonfinite(model, run):
     return 'every part of the forward pass is finite: the gradient overflowed on its way back'
 
 
+def nonfinite_weight(model):
+    """A sentence that names the first non-finite weight of a model; '' where all are finite."""
+    for variable in model.trainable_variables:
+        if not bool(tf.reduce_all(tf.math.is_finite(variable))):
+            return f'the weight {variable.name} is non-finite'
+    return ''
+
+
 def _finite(result):
     leaves = [leaf for leaf in tf.nest.flatten(result) if tf.is_tensor(leaf) and leaf.dtype.is_floating]
     return all(bool(tf.reduce_all(tf.math.is_finite(leaf))) for leaf in leaves)
 
 
-def _path(model, module):
+def module_path(model, module):
     """Dotted attribute path of `module` below `model`, as in a checkpoint's keys."""
     for path, _ in model._flatten(recursive=True, predicate=lambda m: m is module, with_path=True):
         return '.'.join(map(str, path))

@@ -1,0 +1,114 @@
+"""The doctor's measures against plain NumPy, and its verdicts on models made to be ill."""
+
+import os
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from flow_layers.invertible_linear import InvertibleLinear
+from sequencing.config import TrainConfig
+from sequencing.flow_config import FlowPriorConfig
+from sequencing.flow_diagnosis import SOURCES, Probe, verdict
+from sequencing.flow_objective import FlowObjective
+from sequencing.flowseq import RECONSTRUCTION
+from sequencing.optimizers import build_optimizer
+from sequencing.training import TrainingState, Updater
+from tests.flow_support import random_batch, tiny_flow_model
+from tests.support import seeds
+from tools import flow_doctor
+
+
+class DoctorTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.random = seeds(self)
+        self.model, self.config, self.vocab = tiny_flow_model(self.random)
+        self.batches = [random_batch(self.random, self.vocab, batch=count) for count in (5, 3)]
+
+    def measure(self, model=None, batches=None):
+        return Probe(model or self.model).measure(batches or self.batches)
+
+    def test_measures_are_those_of_plain_arithmetic(self):
+        findings, ids, latents, (predicted, true) = self.measure()
+        losses = [self.model.loss(batch, smooth=False) for batch in self.batches]
+        tokens = sum(float(loss.tokens) for loss in losses)
+        self.assertAllClose(findings.reconstruction, sum(float(x.reconstruction) for x in losses) / tokens, 1e-4)
+        self.assertAllClose(findings.kl, sum(float(loss.kl) for loss in losses) / tokens, 1e-4, 1e-4)
+        self.assertAllClose(sum(findings.kl_by_level), findings.kl, 1e-4, 1e-4)
+        targets = [ids[mask] for batch in self.batches for ids, mask in zip(batch.trg_ids.numpy(), batch.trg_mask)]
+        for source in SOURCES:
+            right = sum((a == b).sum() for a, b in zip(ids[source], targets))
+            self.assertAllClose(findings.accuracy[source], right / tokens)
+        self.assertEqual(true, [len(row) for row in targets])
+        self.assertAllClose(findings.length_error, np.abs(np.subtract(predicted, true)).mean())
+        first = Probe(self.model).measure(self.batches[:1])
+        means = first[2]['posterior']
+        self.assertEqual(first[0].active, int((means.var(axis=0) > 0.01).sum()))
+        self.assertAllClose(first[0].mean, np.sqrt(np.square(means).mean()), 1e-4)
+        self.assertLess(findings.round_trip, 1e-3)
+
+    def test_a_model_fresh_from_its_start_is_undertrained(self):
+        self.assertEqual(verdict(self.measure()[0])[0], 'undertrained')
+
+    def test_a_broken_weight_and_a_singular_layer_are_exploding(self):
+        layer = next(module for module in self.layered().submodules if isinstance(module, InvertibleLinear))
+        whole = layer.matrix.numpy()
+        layer.matrix.assign(tf.concat([whole[:1] * 1e-7, whole[1:]], axis=0))
+        found = verdict(self.measure(self.deep)[0])
+        self.assertEqual(found[0], 'exploding', found)
+        layer.matrix.assign(whole * np.nan)
+        found = verdict(self.measure(self.deep)[0])
+        self.assertEqual(found[0], 'exploding', found)
+        self.assertIn('non-finite', found[1])
+
+    def layered(self):
+        prior = FlowPriorConfig(steps=(1,), factors=(), hidden_size=6, heads=2)
+        self.deep, _, self.vocab = tiny_flow_model(self.random, {'prior': prior})
+        self.batches = [random_batch(self.random, self.vocab, unit=self.deep.length_unit)]
+        return self.deep
+
+    def test_a_decoder_that_needs_no_latent_is_collapsed(self):
+        token = self.vocab.size - 1
+        batches = [b._replace(trg_ids=tf.where(b.trg_mask, token, b.trg_ids)) for b in self.batches]
+        self.model.output.bias.assign(20.0 * tf.one_hot(token, self.vocab.size))
+        self.assertEqual(verdict(self.measure(batches=batches)[0])[0], 'collapsed')
+
+    def test_a_living_latent_is_undertrained_until_the_prior_has_caught_up(self):
+        prior = FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2)
+        model, _, vocab = tiny_flow_model(self.random, {'prior': prior})
+        batch = random_batch(self.random, vocab, batch=8, unit=model.length_unit)
+        # Sources that change from update to update force what the decoder needs into the latent.
+        turned = [
+            batch._replace(src_ids=tf.roll(batch.src_ids, i, 0), src_mask=tf.roll(batch.src_mask, i, 0))
+            for i in range(8)
+        ]
+        self.train(model, RECONSTRUCTION, turned, 400, model.trainable_variables)
+        findings = self.measure(model, [batch])[0]
+        self.assertEqual(verdict(findings)[0], 'undertrained', str(findings))
+        caught_up = findings._replace(accuracy={**findings.accuracy, 'prior': findings.accuracy['posterior']})
+        self.assertEqual(verdict(caught_up)[0], 'healthy')
+
+    def train(self, model, phase, batches, steps, variables):
+        train = TrainConfig(learning_rate=2e-2, clip_norm=1.0)
+        optimizer = build_optimizer(train)
+        optimizer.build(variables)
+        loss = lambda batch, seed, step: model.loss(batch, seed, phase)
+        state = TrainingState(1, FlowObjective(model, self.config).parts)
+        update = Updater(model, optimizer, state, train, 1, loss=loss, variables=variables)
+        for i in range(steps):
+            update([batches[i % len(batches)]])
+
+
+class PictureTest(tf.test.TestCase):
+    def test_a_picture_of_latents_and_lengths_is_written(self):
+        random = np.random.default_rng(seeds(self).randrange(2**31))
+        latents = {name: random.normal(size=[30, 5]) for name in ('posterior', 'prior')}
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, 'doctor.png')
+            flow_doctor.draw(path, latents, ([3, 4, 5], [4, 4, 6]))
+            self.assertGreater(os.path.getsize(path), 1000)
+
+
+if __name__ == '__main__':
+    tf.test.main()
