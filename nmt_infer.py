@@ -23,6 +23,7 @@ Translates text with a trained model: N lines in, N lines out, in order.
   python nmt_infer.py --model_dir runs/demo --test_src test.en --output_file test.out
   echo 'The clever bird sees the old hats.' | python nmt_infer.py --model_dir runs/demo
   python nmt_infer.py --model_dir runs/demo --test_src test.en --test_trg test.de --format jsonl --nbest 5
+  python nmt_infer.py --model_dir runs/rnn,runs/transformer --test_src test.en --prefix_file test.begun
 """
 
 DECODE_FLAGS = ('decode', 'beam_size', 'length_penalty', 'nbest', 'max_length', 'temperature', 'top_k', 'top_p', 'tau',
@@ -33,7 +34,7 @@ def define_flags(flags):
     from absl import flags as absl
 
     own = {'flag_values': flags}
-    absl.DEFINE_string('model_dir', '', 'model folder', **own)
+    absl.DEFINE_string('model_dir', '', 'model folder; several, parted by commas, decide together', **own)
     absl.DEFINE_string('config', '', 'name of a configuration whose model_dir is meant, in place of --model_dir', **own)
     absl.DEFINE_string('config_file', '', 'file of --config', **own)
     absl.DEFINE_string('test_src', '-', 'text to translate, a line a sentence, .gz too; - is standard input', **own)
@@ -48,6 +49,10 @@ def define_flags(flags):
     absl.DEFINE_float('temperature', None, 'sampling temperature of tokens', **own)
     absl.DEFINE_integer('top_k', None, 'sample among this many likeliest tokens', **own)
     absl.DEFINE_float('top_p', None, 'sample among the fewest tokens with this much probability', **own)
+    absl.DEFINE_string('prefix_file', None, 'what translations begin with, a line each, empty for nothing', **own)
+    absl.DEFINE_string('shortlist', None, 'pairs of source and target pieces: only these are written', **own)
+    absl.DEFINE_integer('shortlist_best', 100, 'target pieces a source piece allows', lower_bound=1, **own)
+    absl.DEFINE_integer('shortlist_frequent', 100, 'frequent target pieces always allowed', lower_bound=0, **own)
     absl.DEFINE_float('tau', None, 'temperature of the latent noise (flow models)', **own)
     absl.DEFINE_integer('nlen', None, 'lengths to try (flow models)', **own)
     absl.DEFINE_integer('ntr', None, 'samples a length (flow models)', **own)
@@ -72,8 +77,10 @@ def infer(flags):
         raise UserError('--model_dir is required: the folder of a trained model.')
     lines = open_source(flags.test_src)
     references = [list(read_lines(path, 'reference')) for path in flags.test_trg]
+    prefixes = read_prefixes(flags)
     translator = load_translator(model_dir, flags)
     options = {name: flags[name].value for name in DECODE_FLAGS}
+    options |= {'prefixes': prefixes, 'shortlist': read_shortlist(flags, translator)}
     outputs = []
     with open_output(flags.output_file) as file:
         for number, result in enumerate(translator.stream(lines, **options), start=1):
@@ -101,6 +108,31 @@ def load_translator(model_dir, flags):
         tf.config.experimental.set_memory_growth(gpu, True)
     cli.use_threads(flags.threads)
     return load(model_dir, flags.checkpoint, flags.precision)
+
+
+def read_prefixes(flags):
+    """The lines of --prefix_file, or None; as many as the source has, where that can be told beforehand."""
+    if not flags.prefix_file:
+        return None
+    prefixes = list(read_lines(flags.prefix_file, '--prefix_file'))
+    if os.path.isfile(flags.test_src):
+        count = sum(1 for _ in read_lines(flags.test_src, '--test_src'))
+        if count != len(prefixes):
+            raise UserError(f'--prefix_file {flags.prefix_file} has {len(prefixes)} lines, and --test_src '
+                            f'{flags.test_src} has {count}: give a prefix a line, an empty one for none.')  # fmt: skip
+    return prefixes
+
+
+def read_shortlist(flags, translator):
+    if not flags.shortlist:
+        return None
+    from sequencing.shortlist import Shortlist
+
+    vocabs = translator.src_vocab, translator.trg_vocab
+    shortlist = Shortlist.from_file(flags.shortlist, *vocabs, flags.shortlist_best, flags.shortlist_frequent)
+    if shortlist.unknown:
+        cli.note(f'{flags.shortlist}: {shortlist.unknown} lines have pieces that the model does not know; left out.')
+    return shortlist
 
 
 def open_source(path):
@@ -167,7 +199,9 @@ def output_values(output):
 def tell_what_was_cut(result, number, path):
     if result.source_truncated:
         cli.note(f'{path}, line {number}: longer than the model reads; only its beginning was translated.')
-    if result.outputs[0].output_truncated:
+    if result.prefix_truncated:
+        cli.note(f'{path}, line {number}: its prefix is longer than --max_length; only its beginning was written.')
+    elif result.outputs[0].output_truncated:
         cli.note(f'{path}, line {number}: the translation reached the length limit and was cut; see --max_length.')
 
 

@@ -66,12 +66,16 @@ class SearchFeedBack:
       width: hypotheses a sentence.
       alpha: exponent of the length penalty in rank scores.
       attention: whether to keep attention weights.
+      prefix: `[B, P]` int32, what each output begins with, -1 after its end; None for nothing. Of one that is longer
+        than the limit only the beginning is written, and the output counts as truncated.
     """
 
-    def __init__(self, bos_id, eos_id, limits, width=1, alpha=0.0, attention=False):
+    def __init__(self, bos_id, eos_id, limits, width=1, alpha=0.0, attention=False, prefix=None):
         self.bos_id, self.eos_id = bos_id, eos_id
         self.limits, self.width, self.alpha, self.attention = limits, width, alpha, attention
         self.max_steps = tf.reduce_max(limits) + 1
+        # One column more, so that there is one to read at any step.
+        self.prefix = None if prefix is None else tf.pad(prefix, [[0, 0], [0, 1]], constant_values=-1)
 
     def initialize(self):
         """Returns the first ids `[B, W]`, all BOS, and the state."""
@@ -106,20 +110,21 @@ class SearchFeedBack:
         at_limit = (time >= self.limits)[:, tf.newaxis]
         # Whatever needs all N tokens is done in `choose`, once; what follows is about [B, W] numbers.
         chosen = self.choose(time, logits, offset, state)
-        ending = self.end(logits[:, :, self.eos_id] - offset, state)
-        ids = tf.where(at_limit, self.eos_id, chosen.ids)
-        total = tf.where(at_limit, ending.total, chosen.total)
+        forced, forced_ids, forced_logits, beyond = self.force(time, logits, at_limit)
+        going_on = self.write(forced_logits - offset, state)
+        ids = tf.where(forced, forced_ids, chosen.ids)
+        total = tf.where(forced, going_on.total, chosen.total)
         own = tf.range(self.width)[tf.newaxis] + tf.zeros_like(ids)
-        parents = None if chosen.parents is None else tf.where(at_limit, ending.parents, chosen.parents)
+        parents = None if chosen.parents is None else tf.where(forced, going_on.parents, chosen.parents)
         chosen_from = own if parents is None else parents
         ended = tf.logical_and(ids == self.eos_id, tf.math.is_finite(total))
-        forced = tf.gather(chosen.likeliest, chosen_from, batch_dims=1) != self.eos_id
+        unwanted = tf.gather(chosen.likeliest, chosen_from, batch_dims=1) != self.eos_id
         new = Finished(
             scores=tf.where(ended, total, float('-inf')),
             rank_scores=tf.where(ended, total / length_penalty(time, self.alpha), float('-inf')),
             lengths=tf.fill(tf.shape(ids), time),
             slots=own,
-            truncated=tf.logical_and(at_limit, forced),
+            truncated=tf.logical_and(at_limit, tf.logical_or(unwanted, beyond)),
         )
         finished = self.keep(state.finished, new)
         live = tf.where(ids == self.eos_id, float('-inf'), total)
@@ -127,9 +132,23 @@ class SearchFeedBack:
         history = [array.write(time, x) for array, x in zip(state.history, (ids, chosen_from, kept))]
         return ids, parents, SearchState(self.prune(live, finished), finished, History(*history))
 
-    def end(self, eos_log_probs, state):
-        """The `Choice` of EOS by every hypothesis, from its log-probability `[B, W]`."""
-        return Choice(None, None, state.log_probs + eos_log_probs, None)
+    def force(self, time, logits, at_limit):
+        """Which tokens are not a matter of choice: EOS at the limit, the prefix before.
+
+        Returns:
+          `[B, 1]` bool, whether a sentence is told what to write; the ids; their logits `[B, W]`; and `[B, 1]` bool,
+          whether more of the prefix would have followed.
+        """
+        if self.prefix is None:
+            return at_limit, self.eos_id, logits[:, :, self.eos_id], False
+        told = self.prefix[:, tf.minimum(time, tf.shape(self.prefix)[1] - 1)][:, tf.newaxis]
+        ids = tf.where(tf.logical_or(at_limit, told < 0), self.eos_id, told)
+        forced_logits = tf.gather(logits, tf.repeat(ids, self.width, axis=1), batch_dims=2)
+        return tf.logical_or(at_limit, told >= 0), ids, forced_logits, told >= 0
+
+    def write(self, log_probs, state):
+        """The `Choice` of one token by all hypotheses of a sentence, from its log-probabilities `[B, W]`."""
+        return Choice(None, None, state.log_probs + log_probs, None)
 
     def keep(self, finished, new):
         """Each hypothesis ends once, in its own place."""
@@ -179,8 +198,8 @@ class SearchFeedBack:
 class GreedyFeedBack(SearchFeedBack):
     """The likeliest token, always."""
 
-    def __init__(self, bos_id, eos_id, limits, alpha=0.0, attention=False):
-        super().__init__(bos_id, eos_id, limits, 1, alpha, attention)
+    def __init__(self, bos_id, eos_id, limits, alpha=0.0, attention=False, prefix=None):
+        super().__init__(bos_id, eos_id, limits, 1, alpha, attention, prefix)
 
     def choose(self, time, logits, offset, state):
         ids = tf.argmax(logits, axis=-1, output_type=tf.int32)
@@ -202,8 +221,8 @@ class SampleFeedBack(SearchFeedBack):
     """
 
     def __init__(self, bos_id, eos_id, limits, seed, source, width=1, temperature=1.0, top_k=0, top_p=1.0, alpha=0.0,
-                 attention=False):  # fmt: skip
-        super().__init__(bos_id, eos_id, limits, width, alpha, attention)
+                 attention=False, prefix=None):  # fmt: skip
+        super().__init__(bos_id, eos_id, limits, width, alpha, attention, prefix)
         self.seed, self.source = seed, source
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
 
@@ -248,8 +267,8 @@ class BeamFeedBack(SearchFeedBack):
     length penalty can make of one is at the length limit.
     """
 
-    def __init__(self, bos_id, eos_id, limits, beam_size, alpha=0.0, nbest=1, attention=False):
-        super().__init__(bos_id, eos_id, limits, beam_size, alpha, attention)
+    def __init__(self, bos_id, eos_id, limits, beam_size, alpha=0.0, nbest=1, attention=False, prefix=None):
+        super().__init__(bos_id, eos_id, limits, beam_size, alpha, attention, prefix)
         self.nbest = nbest
 
     def first_log_probs(self, batch):
@@ -266,8 +285,8 @@ class BeamFeedBack(SearchFeedBack):
         ids = tf.gather(tf.reshape(tokens, [-1, self.width * few]), places, batch_dims=1)
         return Choice(ids, places // few, self.in_places_left(total, state), tokens[:, :, 0])
 
-    def end(self, eos_log_probs, state):
-        total, parents = tf.math.top_k(state.log_probs + eos_log_probs, self.width)
+    def write(self, log_probs, state):
+        total, parents = tf.math.top_k(state.log_probs + log_probs, self.width)
         return Choice(None, parents, self.in_places_left(total, state), None)
 
     def in_places_left(self, total, state):
@@ -293,12 +312,17 @@ def top_tokens(logits, count):
     They lie in the blocks of tokens with the largest maxima; so blocks are chosen first, and tokens within those.
 
     Args:
-      logits: `[B, W, N]` float32; N is known before running.
-      count: how many; no more than N are given.
+      logits: `[B, W, N]` float32. N may be unknown before running (a shortlist): it is small then, and all is sorted.
+      count: how many; no more than a known N are given.
     Returns:
-      values and int32 token ids, `[B, W, min(count, N)]`, largest first, equal ones by id.
+      values and int32 token ids, `[B, W, min(count, N)]`, largest first, equal ones by id; -inf where N was unknown and
+      there are not enough.
     """
     size, width = logits.shape[-1], logits.shape[1]
+    if size is None:
+        more = tf.pad(logits, [[0, 0], [0, 0], [0, count]], constant_values=float('-inf'))
+        values, tokens = tf.math.top_k(more, count)
+        return values, tf.minimum(tokens, tf.shape(logits)[-1] - 1)
     count = min(count, size)
     blocks = -(-size // BLOCK)
     if count >= blocks // 2:
@@ -315,7 +339,7 @@ def top_tokens(logits, count):
 
 
 def logsumexp(logits):
-    """log(sum(exp(logits))) over the last axis, for finite logits."""
+    """log(sum(exp(logits))) over the last axis, where the largest of a row is finite."""
     highest = tf.reduce_max(logits, axis=-1, keepdims=True)
     return tf.math.log(tf.reduce_sum(tf.exp(logits - highest), axis=-1)) + tf.squeeze(highest, axis=-1)
 

@@ -39,6 +39,12 @@ class LinearOp(tf.Module):
         bias = None if self.bias is None else tf.cast(self.bias, x.dtype)
         return matmul(x, tf.cast(self.kernel, x.dtype), self.transposed, bias)
 
+    def rows(self, outputs):
+        """The kernel's part that makes some outputs, `[U, input_size]` for `[U]` int32 numbers of outputs."""
+        if self.transposed:
+            return tf.gather(self.kernel, outputs)
+        return tf.transpose(tf.gather(self.kernel, outputs, axis=1))
+
     def rescale(self, inputs=None, outputs=None, shift=None):
         """Replaces the weights by constants that do more: `y = ((x * inputs + shift) @ kernel + bias) * outputs`.
 

@@ -1,13 +1,21 @@
 """The autoregressive model: any encoder with any decoder, between two embeddings and an output layer."""
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
-from sequencing import noise
-from sequencing.dynamic_decode import dynamic_decode
-from sequencing.feedback import BeamFeedBack, GreedyFeedBack, SampleFeedBack
 from sequencing.layers import LinearOp, matmul
 from sequencing.losses import cross_entropy
+from sequencing.search import MODES, search
 from sequencing.structures import LossParts
+
+
+class OutputRows(NamedTuple):
+    """The output layer of U tokens out of all, and who may use it."""
+
+    kernel: tf.Tensor  # [U, R] float
+    bias: tf.Tensor  # [U] float32
+    allowed: tf.Tensor  # [B, U] bool
 
 
 class Seq2Seq(tf.Module):
@@ -37,19 +45,34 @@ class Seq2Seq(tf.Module):
             else:
                 self.output = LinearOp(decoder.output_size, vocab_size, name='output')
 
-    decoding_modes = ('beam', 'greedy', 'sample')  # the default first
+    decoding_modes = MODES
     validation_mode = 'greedy'
 
     def encode(self, src_ids, src_mask, seed=None):
         """`[B, S]` ids and mask to an `EncoderOutput`; `seed` as in `loss`."""
         return self.encoder(self.src_embedding(src_ids, self.dtype), src_mask, seed)
 
-    def logits(self, features):
-        """Features `[..., R]` of the decoder to float32 logits `[..., N]`."""
+    def logits(self, features, rows=None):
+        """Features of the decoder to float32 logits: `[..., R]` to `[..., N]`, or, where `OutputRows` of U tokens are
+        given, `[B, W, R]` to `[B, W, U]`, -inf for what is not allowed."""
+        if rows is not None:
+            flat = tf.matmul(tf.reshape(features, [-1, features.shape[-1]]), rows.kernel, transpose_b=True)
+            flat = tf.cast(flat, tf.float32) + rows.bias
+            some = tf.reshape(flat, [-1, features.shape[1], tf.shape(rows.kernel)[0]])
+            return tf.where(rows.allowed[:, tf.newaxis], some, float('-inf'))
         if not self.tie_output:
             return tf.cast(self.output(features), tf.float32)
         table = tf.cast(self.trg_embedding.table, features.dtype)
         return tf.cast(matmul(features, table, transposed=True), tf.float32) + self.output_bias
+
+    def output_rows(self, shortlist):
+        """What `logits` needs for the tokens of a shortlist (`AllowedTokens`); made once a batch."""
+        if self.tie_output:
+            kernel, bias = tf.gather(self.trg_embedding.table, shortlist.tokens), self.output_bias
+        else:
+            kernel, bias = self.output.rows(shortlist.tokens), self.output.bias
+        bias = tf.gather(tf.cast(bias, tf.float32), shortlist.tokens)
+        return OutputRows(tf.cast(kernel, self.dtype), bias, shortlist.allowed)
 
     def features(self, batch, seed=None):
         """Reads whole targets (teacher forcing): features `[B, T, R]` and attention weights `[B, T, S]`."""
@@ -89,41 +112,16 @@ class Seq2Seq(tf.Module):
         encoded = self.encode(src_ids, src_mask)
         return self.decoder.memory(encoded), self.decoder.initial_state(encoded, width, max_steps)
 
-    def step(self, ids, state, memory, time):
+    def step(self, ids, state, memory, time, rows=None):
         """One step of search: `[B, W]` ids just chosen to logits `[B, W, N]` float32, the new state, and attention
-        weights `[B, W, S]`."""
+        weights `[B, W, S]`; `rows` as in `logits`."""
         features, state, weights = self.decoder.step(self.trg_embedding(ids, self.dtype), state, memory, time)
-        return self.logits(features), state, weights
+        return self.logits(features, rows), state, weights
 
     def reorder(self, state, parents):
         """The state with hypothesis `parents[b, w]` in place `w`."""
         return self.decoder.reorder(state, parents)
 
-    def translate(self, src_ids, src_mask, limits, options):
-        """Decodes a batch.
-
-        Args:
-          src_ids, src_mask: `[B, S]`.
-          limits: `[B]` int32, longest output of each sentence, EOS not counted.
-          options: `DecodeOptions`.
-        Returns:
-          `Hypotheses`, of which the first `options.nbest` are meant.
-        """
-        feedback = search_feedback(self, src_ids, src_mask, limits, options)
-        memory, state = self.start(src_ids, src_mask, feedback.width, feedback.max_steps)
-        return dynamic_decode(self, feedback, state, memory)
-
-
-def search_feedback(model, src_ids, src_mask, limits, options):
-    """The feedback of a decoding mode; see `Seq2Seq.translate`."""
-    common = {'bos_id': model.bos_id, 'eos_id': model.eos_id, 'limits': limits, 'attention': options.attention}
-    if options.decode == 'greedy':
-        return GreedyFeedBack(**common, alpha=options.length_penalty)
-    if options.decode == 'sample':
-        return SampleFeedBack(
-            **common, seed=options.seed, source=noise.source_hash(src_ids, src_mask), width=options.nbest,
-            temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, alpha=options.length_penalty,
-        )  # fmt: skip
-    return BeamFeedBack(
-        **common, beam_size=options.beam_size, alpha=options.length_penalty, nbest=min(options.nbest, options.beam_size)
-    )
+    def translate(self, src_ids, src_mask, limits, options, prefix=None, shortlist=None):
+        """Decodes a batch: see `search.search`."""
+        return search(self, src_ids, src_mask, limits, options, prefix, shortlist)

@@ -54,3 +54,10 @@ class Hypotheses(NamedTuple):
     rank_scores: tf.Tensor  # [B, W] float32, what the hypotheses are ordered by
     truncated: tf.Tensor  # [B, W] bool, True where the length limit came before EOS
     attention: tf.Tensor  # [B, W, T, S] float32, or [B, W, T, 0] where it was not asked for
+
+
+class AllowedTokens(NamedTuple):
+    """What the outputs of a batch may be made of, for search with a shortlist."""
+
+    tokens: tf.Tensor  # [U] int32, ascending ids, of all its sentences together
+    allowed: tf.Tensor  # [B, U] bool, which of them each sentence may use: no sentence sees another's

@@ -7,6 +7,7 @@
 Lines go in raw and come out raw, in order; `Translator.stream` also tells scores, pieces and attention.
 """
 
+import itertools
 import os
 import threading
 from queue import Queue
@@ -16,13 +17,23 @@ import numpy as np
 import tensorflow as tf
 
 from sequencing.decode_options import options_for
+from sequencing.errors import UserError
 from sequencing.layers import store_for_decoding
 from sequencing.model_folder import checkpoint_path, read_config, restore_weights
-from sequencing.structures import Batch
+from sequencing.structures import AllowedTokens, Batch
 from sequencing.training import BATCH_SIGNATURE, exchange_with_averages
 from sequencing.vocab import Vocab
 
 WINDOW_LINES = 10_000  # lines held at a time; their batches are cut from lines of similar length
+SIGNATURE = (  # of a batch to decode: source ids and mask, limits
+    tf.TensorSpec([None, None], tf.int32),
+    tf.TensorSpec([None, None], tf.bool),
+    tf.TensorSpec([None], tf.int32),
+)
+CONSTRAINTS = {
+    'prefix': tf.TensorSpec([None, None], tf.int32),
+    'shortlist': AllowedTokens(tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, None], tf.bool)),
+}
 
 
 class Output(NamedTuple):
@@ -43,6 +54,7 @@ class Translation(NamedTuple):
     outputs: list  # of Output; a blank line has one, empty
     source_tokens: list  # pieces that the model read, EOS not counted
     source_truncated: bool  # the source was longer than the model reads, and was cut
+    prefix_truncated: bool = False  # the prefix was longer than the output may be, and was cut
 
 
 class Translator:
@@ -61,11 +73,11 @@ class Translator:
             lambda *batch: model.score(Batch(*batch))[0], input_signature=list(BATCH_SIGNATURE), autograph=False
         )
 
-    def translate(self, lines, **options):
-        """Translates a list of lines to a list of lines, in order; `options` are fields of `DecodeOptions`."""
-        return [result.outputs[0].translation for result in self.stream(lines, **options)]
+    def translate(self, lines, prefixes=None, shortlist=None, **options):
+        """Translates a list of lines to a list of lines, in order; the others as in `stream`."""
+        return [result.outputs[0].translation for result in self.stream(lines, prefixes, shortlist, **options)]
 
-    def stream(self, lines, **options):
+    def stream(self, lines, prefixes=None, shortlist=None, **options):
         """Translates an iterable of lines of any length, in order and in bounded memory.
 
         Lines are taken as they come: while one batch is decoded the next lines are read, and a lone line is answered
@@ -73,13 +85,24 @@ class Translator:
 
         Args:
           lines: iterable of str.
+          prefixes: iterable of as many str, what each translation begins with ('' for nothing); autoregressive models
+            only. Scores count it. One that is longer than `max_length` is cut.
+          shortlist: `shortlist.Shortlist`, the only tokens that a translation may hold; autoregressive models only.
+            Scores are those of the model restricted to them.
           options: fields of `DecodeOptions`.
         Yields:
           a `Translation` for each line.
+        Raises:
+          UserError: an option that the model does not have; more lines or more prefixes than of the other.
         """
         options = options_for(self.model, self.config, **options)
-        for window in _windows(lines, WINDOW_LINES):
-            yield from self._translate_window(window, options)
+        if (prefixes is not None or shortlist is not None) and self.config.model.kind != 'seq2seq':
+            raise UserError('a prefix and a shortlist steer autoregressive models only; this one writes all its tokens '
+                            f'at once ({self.config.model.kind}).')  # fmt: skip
+        items = ((line, '') for line in lines) if prefixes is None else _paired(lines, prefixes)
+        for window in _windows(items, WINDOW_LINES, _slow(lines)):
+            lines, starts = zip(*window)
+            yield from self._translate_window(lines, starts if prefixes is not None else None, shortlist, options)
 
     def score(self, sources, targets):
         """log p(target | source) in nats, EOS included.
@@ -105,40 +128,48 @@ class Translator:
                 scores[i] = float(score)
         return scores
 
-    def _translate_window(self, lines, options):
+    def _translate_window(self, lines, prefixes, shortlist, options):
         encoded = self.src_vocab.encode_lines(lines)
         cut = [len(ids) > options.max_src_length for ids in encoded]
         encoded = [ids[: options.max_src_length] for ids in encoded]
         results = [_blank(too_long) if not len(ids) else None for ids, too_long in zip(encoded, cut)]
         waiting = [i for i, ids in enumerate(encoded) if len(ids)]
+        begun = None if prefixes is None else self.trg_vocab.encode_lines(list(prefixes))
         for batch in batches_by_length(waiting, [len(ids) + 1 for ids in encoded], options.batch_tokens):
-            found = self._decode([encoded[i] for i in batch], options)
+            starts = begun and [begun[i] for i in batch]
+            found = self._decode([encoded[i] for i in batch], starts, shortlist, options)
             for row, i in enumerate(batch):
                 pieces = self.src_vocab.pieces(encoded[i])
-                results[i] = Translation(self._outputs(found, row, len(encoded[i]) + 1, options), pieces, cut[i])
+                outputs = self._outputs(found, row, len(encoded[i]) + 1, options)
+                too_long = bool(begun and options.max_length and len(begun[i]) > options.max_length)
+                results[i] = Translation(outputs, pieces, cut[i], too_long)
         return results
 
-    def _decode(self, sources, options):
+    def _decode(self, sources, prefixes, shortlist, options):
         """Decodes id arrays of similar length, and returns `Hypotheses` of NumPy arrays."""
         src_ids, mask = pad([np.append(ids, self.src_vocab.eos_id) for ids in sources], self.src_vocab.pad_id)
         lengths = mask.sum(axis=1)
         limits = np.full([len(sources)], options.max_length) if options.max_length else 2 * lengths + 18
-        found = self._function(options)(src_ids, mask, limits.astype(np.int32))
+        constraints = {}
+        if prefixes is not None:
+            prefix, given = pad(prefixes, -1)
+            constraints['prefix'] = prefix
+            limits += 0 if options.max_length else given.sum(axis=1)
+        if shortlist is not None:
+            constraints['shortlist'] = shortlist(sources, prefixes)
+        found = self._function(options, constraints)(src_ids, mask, limits.astype(np.int32), constraints)
         return type(found)(*[field.numpy() for field in found])
 
-    def _function(self, options):
-        if options not in self._functions:
-            signature = [
-                tf.TensorSpec([None, None], tf.int32),
-                tf.TensorSpec([None, None], tf.bool),
-                tf.TensorSpec([None], tf.int32),
-            ]
-            self._functions[options] = tf.function(
-                lambda ids, mask, limits: self.model.translate(ids, mask, limits, options),
+    def _function(self, options, constraints):
+        key = options, *constraints
+        if key not in self._functions:
+            signature = [*SIGNATURE, {name: CONSTRAINTS[name] for name in constraints}]
+            self._functions[key] = tf.function(
+                lambda ids, mask, limits, constraints: self.model.translate(ids, mask, limits, options, **constraints),
                 input_signature=signature,
                 autograph=False,
             )
-        return self._functions[options]
+        return self._functions[key]
 
     def _outputs(self, found, row, src_length, options):
         outputs = []
@@ -166,8 +197,21 @@ def _blank(too_long):
     return Translation([Output('', [], 0, 0.0, 0.0, False, None)], [], too_long)
 
 
-def _windows(lines, size):
-    """Cuts an iterable into lists: at least one line each, and whatever else has come meanwhile, up to `size`."""
+def _paired(lines, prefixes):
+    """Pairs of a line and its prefix, as they come."""
+    counts, end = [0, 0], object()
+    for pair in itertools.zip_longest(lines, prefixes, fillvalue=end):
+        counts = [count + (item is not end) for count, item in zip(counts, pair)]
+        if counts[0] == counts[1]:
+            yield pair
+    if counts[0] != counts[1]:
+        raise UserError(f'there are {counts[0]} lines to translate and {counts[1]} prefixes: give a prefix a line, '
+                        'an empty one for none.')  # fmt: skip
+
+
+def _windows(lines, size, slow):
+    """Cuts an iterable into lists: at least one line each, and whatever else has come meanwhile, up to `size`; without
+    waiting for more where they are `slow` to come."""
     queue, end = Queue(maxsize=2 * size), object()
 
     def read():
@@ -181,7 +225,7 @@ def _windows(lines, size):
     threading.Thread(target=read, daemon=True).start()
     while True:
         window = [queue.get()]
-        while len(window) < size and (queue.qsize() or not _slow(lines)) and not _is_last(window[-1], end):
+        while len(window) < size and (queue.qsize() or not slow) and not _is_last(window[-1], end):
             window.append(queue.get())
         last = window.pop() if _is_last(window[-1], end) else None
         if window:
@@ -249,17 +293,54 @@ def restore_averages(model, path, train):
 
 
 def load(model_dir, checkpoint='best', precision=None):
-    """Loads a trained model.
+    """Loads a trained model, or several as an ensemble.
 
     Args:
-      model_dir: the model folder.
-      checkpoint: 'best', 'last', or the path of one.
+      model_dir: the model folder; a list of folders, or their names parted by commas, for an ensemble.
+      checkpoint: 'best', 'last', or the path of one, of a single model.
       precision: 'float32', 'mixed_bfloat16' or 'mixed_float16'; by default what the model was trained in.
     Returns:
       `Translator`.
     Raises:
-      UserError: there is no model, or it cannot be read.
+      UserError: there is no model, or it cannot be read; or models that cannot be joined.
     """
+    if isinstance(model_dir, (str, os.PathLike)):
+        model_dir = os.fspath(model_dir)
+        folders = [model_dir] if os.path.isdir(model_dir) else [name for name in model_dir.split(',') if name] or ['']
+    else:
+        folders = [os.fspath(folder) for folder in model_dir]
+    if len(folders) == 1:
+        return load_one(folders[0], checkpoint, precision)
+    if checkpoint not in ('best', 'last'):
+        raise UserError(f"--checkpoint takes 'best' or 'last' for several model folders; got {checkpoint!r}.")
+    return join(folders, [load_one(folder, checkpoint, precision) for folder in folders])
+
+
+def join(folders, translators):
+    """One `Translator` for an ensemble; `folders` are for messages."""
+    from sequencing.ensemble import Ensemble
+
+    first = translators[0]
+    for folder, other in zip(folders, translators):
+        if other.config.model.kind != 'seq2seq':
+            raise UserError(f'{folder} is a model of kind {other.config.model.kind}: an ensemble joins autoregressive '
+                            'models (seq2seq) only.')  # fmt: skip
+        differ = [
+            side
+            for side, one, two in (
+                ('source', first.src_vocab, other.src_vocab),
+                ('target', first.trg_vocab, other.trg_vocab),
+            )
+            if one.content_key() != two.content_key()
+        ]
+        if differ:
+            raise UserError(f'{folder} and {folders[0]} differ in their {" and ".join(differ)} vocabulary: an ensemble '
+                            'needs models that were trained with the same ones.')  # fmt: skip
+    return Translator(Ensemble([t.model for t in translators]), first.config, first.src_vocab, first.trg_vocab)
+
+
+def load_one(model_dir, checkpoint, precision):
+    """The `Translator` of one model folder; see `load`."""
     from build_model import build_model  # joins the parts, so it stands above this package
 
     config = read_config(model_dir)

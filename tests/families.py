@@ -1,5 +1,9 @@
 """The smallest model of every autoregressive family, for tests of what all of them promise."""
 
+import os
+
+import tensorflow as tf
+
 from build_model import build_model
 from sequencing.config import (
     Config,
@@ -11,6 +15,7 @@ from sequencing.config import (
     TransformerDecoderConfig,
     TransformerEncoderConfig,
 )
+from sequencing.model_folder import write_config, write_manifest
 from sequencing.translator import Translator
 from sequencing.vocab import Vocab
 
@@ -40,3 +45,15 @@ def make_translator(family, seed, sharpen=1.0, **train):
         if len(variable.shape) > 1:
             variable.assign(variable * sharpen)
     return Translator(model, config, vocab, vocab)
+
+
+def save_translator(translator, folder, number=1):
+    """Makes a model folder, or adds checkpoint `number` to it."""
+    os.makedirs(os.path.join(folder, 'vocab'), exist_ok=True)
+    write_config(folder, translator.config)
+    write_manifest(folder, translator.config.seed, {})
+    translator.src_vocab.save(os.path.join(folder, 'vocab'), 'src')
+    translator.trg_vocab.save(os.path.join(folder, 'vocab'), 'trg')
+    checkpoint = tf.train.Checkpoint(model=translator.model)
+    manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=9, checkpoint_name='ckpt')
+    manager.save(checkpoint_number=number)

@@ -75,6 +75,56 @@ class SearchTest(tf.test.TestCase):
                     self.assertAllClose(found.rank_scores[sentence, place], ranked[place][0], rtol=1e-5)
                     self.assertAllClose(found.scores[sentence, place], model.score(sentence, got), rtol=1e-5)
 
+    def test_under_a_prefix_a_wide_beam_finds_the_best_of_what_begins_with_it(self):
+        random = seeds(self)
+        for alpha in (0.0, 0.7):
+            limits, prefixes = [4, 3, 2], [[5], [], [4, 1, 5]]
+            model = random_model(random, batch=3, longest=4, size=6)
+            given = tf.constant([[5, -1, -1], [-1, -1, -1], [4, 1, 5]])
+            found = decode(model, BeamFeedBack(BOS, EOS, tf.constant(limits), 60, alpha, nbest=4, prefix=given))
+            for sentence, (limit, prefix) in enumerate(zip(limits, prefixes)):
+                every = [list(ids) for n in range(limit + 1) for ids in itertools.product([1, 4, 5], repeat=n)]
+                begun = prefix[:limit]  # one that is too long is cut
+                every = [ids for ids in every if ids[: len(begun)] == begun]
+                ranked = sorted(
+                    ((model.score(sentence, ids) / ((5 + len(ids)) / 6) ** alpha, ids) for ids in every), reverse=True
+                )
+                for place in range(min(4, len(ranked))):
+                    got = found.ids[sentence, place, : found.lengths[sentence, place]].tolist()
+                    self.assertEqual(got, ranked[place][1])
+                    self.assertAllClose(found.rank_scores[sentence, place], ranked[place][0], rtol=1e-5)
+                    self.assertAllClose(found.scores[sentence, place], model.score(sentence, got), rtol=1e-5)
+                if len(prefix) > limit:
+                    self.assertTrue(found.truncated[sentence, 0])
+                    self.assertEqual(found.scores[sentence, 1], -np.inf)
+
+    def test_what_follows_a_prefix_is_what_greedy_search_and_sampling_make_of_it(self):
+        random = seeds(self)
+        model, limits = random_model(random, batch=5, longest=7, size=8), [7, 6, 7, 2, 4]
+        given = np.full([5, 3], -1)
+        for row, length in zip(given, (2, 0, 3, 1, 3)):
+            row[:length] = [random.choice([4, 5, 6, 7]) for _ in range(length)]
+        source = tf.constant([3, 1, 4, 1, 5], tf.uint32)
+        common = {'limits': tf.constant(limits), 'prefix': tf.constant(given, tf.int32)}
+        greedy = decode(model, GreedyFeedBack(BOS, EOS, **common))
+        sampled = decode(
+            model, SampleFeedBack(BOS, EOS, seed=random.randrange(2**31), source=source, width=6, **common)
+        )
+        for sentence, (prefix, limit) in enumerate(zip(given, limits)):
+            prefix = [token for token in prefix if token >= 0]
+            ids, last = [], BOS
+            for time in range(limit):  # by hand: the prefix, then the likeliest token
+                token = prefix[time] if time < len(prefix) else int(model.table[sentence, time, last].numpy().argmax())
+                if token == EOS:
+                    break
+                ids.append(token)
+                last = token
+            self.assertEqual(greedy.ids[sentence, 0, : greedy.lengths[sentence, 0]].tolist(), ids)
+            for place in range(6):
+                got = sampled.ids[sentence, place, : sampled.lengths[sentence, place]].tolist()
+                self.assertEqual(got[: len(prefix)], prefix[:limit])
+                self.assertAllClose(sampled.scores[sentence, place], model.score(sentence, got), rtol=1e-5)
+
     def test_a_beam_of_one_is_greedy_search(self):
         random = seeds(self)
         for alpha in (0.0, 1.0):

@@ -1,0 +1,65 @@
+"""Search: what greedy search, sampling and beam search do with a model, under a prefix and a shortlist where given."""
+
+import tensorflow as tf
+
+from sequencing import noise
+from sequencing.dynamic_decode import dynamic_decode
+from sequencing.feedback import BeamFeedBack, GreedyFeedBack, SampleFeedBack
+
+MODES = ('beam', 'greedy', 'sample')  # the default first
+
+
+def search(model, src_ids, src_mask, limits, options, prefix=None, shortlist=None):
+    """Decodes a batch.
+
+    Args:
+      model: has `start`, `step`, `reorder`, `output_rows`, `bos_id` and `eos_id`, as `Seq2Seq` has.
+      src_ids, src_mask: `[B, S]`.
+      limits: `[B]` int32, longest output of each sentence, EOS not counted.
+      options: `DecodeOptions`.
+      prefix: `[B, P]` int32, what each output begins with, -1 after its end; None for nothing.
+      shortlist: `AllowedTokens`, which holds EOS and the prefix of every sentence; None allows all. Scores are then
+        those of the model whose softmax has only the allowed tokens of the sentence.
+    Returns:
+      `Hypotheses`, of which the first `options.nbest` are meant.
+    """
+    walked = model if shortlist is None else Shortlisted(model, shortlist)
+    if prefix is not None and shortlist is not None:
+        prefix = tf.where(prefix < 0, -1, walked.places(prefix))
+    feedback = search_feedback(walked, src_ids, src_mask, limits, options, prefix)
+    memory, state = model.start(src_ids, src_mask, feedback.width, feedback.max_steps)
+    found = dynamic_decode(walked, feedback, state, memory)
+    return found if shortlist is None else found._replace(ids=tf.gather(walked.tokens, found.ids))
+
+
+class Shortlisted:
+    """A model for whose search tokens are numbered by their place among those that a shortlist allows in the batch."""
+
+    def __init__(self, model, shortlist):
+        self.model, self.tokens = model, shortlist.tokens
+        self.rows = model.output_rows(shortlist)
+        self.bos_id, self.eos_id = tf.unstack(self.places(tf.constant([model.bos_id, model.eos_id])))
+
+    def places(self, ids):
+        """Where ids of any shape stand in the shortlist."""
+        return tf.reshape(tf.searchsorted(self.tokens, tf.reshape(ids, [-1])), tf.shape(ids))
+
+    def step(self, ids, state, memory, time):
+        return self.model.step(tf.gather(self.tokens, ids), state, memory, time, self.rows)
+
+    def reorder(self, state, parents):
+        return self.model.reorder(state, parents)
+
+
+def search_feedback(model, src_ids, src_mask, limits, options, prefix=None):
+    """The feedback of a decoding mode; see `search`."""
+    common = {'bos_id': model.bos_id, 'eos_id': model.eos_id, 'limits': limits, 'attention': options.attention,
+              'alpha': options.length_penalty, 'prefix': prefix}  # fmt: skip
+    if options.decode == 'greedy':
+        return GreedyFeedBack(**common)
+    if options.decode == 'sample':
+        return SampleFeedBack(
+            **common, seed=options.seed, source=noise.source_hash(src_ids, src_mask), width=options.nbest,
+            temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
+        )  # fmt: skip
+    return BeamFeedBack(**common, beam_size=options.beam_size, nbest=min(options.nbest, options.beam_size))
