@@ -73,6 +73,23 @@ class Promises:
         for got, want in zip(translator.score(sources, targets), scores):
             self.assertNear(got, want, 1e-5 * max(1, abs(want)))
 
+    def test_a_source_of_2000_tokens_is_read_whole(self):
+        translator = make_translator(self.family, self.draw.randrange(1000))
+        words = self.draw.choices(WORDS, k=2000)
+        line = ' '.join(words)
+        options = {'decode': 'beam', 'max_length': 4, 'max_src_length': 2500}
+        (result,) = translator.stream([line], **options)
+        self.assertEqual((result.source_tokens, result.source_truncated), (words, False))
+        output = result.outputs[0]
+        model = translator.model
+        src, trg = [
+            tf.constant([[*ids, translator.src_vocab.eos_id]])
+            for ids in (translator.src_vocab.encode(line), translator.trg_vocab.ids_of(output.tokens))
+        ]
+        whole = Batch(src, tf.ones_like(src, tf.bool), trg, tf.ones_like(trg, tf.bool), tf.constant([0], tf.int64))
+        score = float(tf.function(model.score, autograph=False)(whole)[0][0])
+        self.assertNear(output.score, score, 1e-4 * max(1, abs(score)))
+
     def test_any_line_has_its_answer_in_its_place(self):
         translator = make_translator(self.family, self.draw.randrange(1000), sharpen=2.0)
         results = list(translator.stream(ODD_LINES, decode='greedy', max_length=5, max_src_length=20))
