@@ -35,10 +35,14 @@ FAMILIES = {
 WORDS = 'abcdefgh'
 
 
-def make_translator(family, seed, sharpen=1.0, **train):
-    """A `Translator` with random weights; `sharpen` above 1 makes its choices more decided."""
+def make_translator(family, seed, sharpen=1.0, network=None, **config):
+    """A `Translator` with random weights; `sharpen` above 1 makes its choices more decided.
+
+    `network` has fields of `Seq2SeqConfig`, `config` those of `Config`.
+    """
     encoder, decoder = FAMILIES[family]
-    config = Config(model=Seq2SeqConfig(embedding_size=32, encoder=encoder, decoder=decoder), seed=seed, **train)
+    network = Seq2SeqConfig(**{'embedding_size': 32, 'encoder': encoder, 'decoder': decoder, **(network or {})})
+    config = Config(model=network, seed=seed, **config)
     vocab = Vocab(list(WORDS))
     model = build_model(config, vocab, vocab)
     for variable in model.trainable_variables:

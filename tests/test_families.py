@@ -1,10 +1,15 @@
 """What every autoregressive model promises: learning, independence of the batch, scores, and any line of text."""
 
+import dataclasses
+import tempfile
+
 import numpy as np
 import tensorflow as tf
 
-from sequencing.config import TrainConfig
+from sequencing.config import DataConfig, TrainConfig
+from sequencing.model_folder import Checkpoints
 from sequencing.optimizers import build_optimizer
+from sequencing.shortlist import Shortlist
 from sequencing.structures import Batch
 from sequencing.training import TrainingState, Updater
 from sequencing.translator import pad
@@ -41,6 +46,36 @@ class Promises:
         for mode in ('greedy', 'beam'):
             right = sum(a == b for a, b in zip(translator.translate(test, decode=mode), test))
             self.assertGreaterEqual(right, 90, f'{self.family}, {mode}')
+
+    def test_a_training_restored_from_its_checkpoint_goes_on_to_the_bit(self):
+        train = TrainConfig(optimizer='adamw', learning_rate=1e-2, warmup_steps=3, label_smoothing=0.1, ema=0.9)
+        parts = {name: dataclasses.replace(part, dropout=0.2)
+                 for name, part in zip(('encoder', 'decoder'), FAMILIES[self.family])}  # fmt: skip
+        vocab = make_translator(self.family, 1).src_vocab
+        batches = []
+        for _ in range(4):
+            rows = [np.append(ids, vocab.eos_id) for ids in vocab.encode_lines(self.lines(5))]
+            ids, mask = pad(rows, vocab.pad_id)
+            batches.append([Batch(*map(tf.constant, (ids, mask, ids[::-1], mask[::-1], np.arange(5))))])
+        with tempfile.TemporaryDirectory() as folder:
+            weights = []
+            for seed in (self.draw.randrange(1000), 1001):
+                model = make_translator(self.family, seed, network=parts, train=train).model
+                optimizer, state = build_optimizer(train), TrainingState(1)
+                optimizer.build(model.trainable_variables)
+                checkpoints = Checkpoints(folder, model, optimizer, state, keep=1)
+                update = Updater(model, optimizer, state, train, 7)
+                if not weights:  # the first one writes a checkpoint half-way and goes on, the second one restores it
+                    update(batches[0])
+                    update(batches[1])
+                    checkpoints.save()
+                else:
+                    self.assertIsNotNone(checkpoints.restore())
+                update(batches[2])
+                update(batches[3])
+                weights.append([v.numpy() for v in (*model.variables, *optimizer.variables)])
+        for one, two in zip(*weights, strict=True):
+            np.testing.assert_array_equal(one, two)
 
     def test_a_line_gets_the_same_whatever_else_is_in_the_batch(self):
         translator = make_translator(self.family, self.draw.randrange(1000), sharpen=3.0)
@@ -120,6 +155,41 @@ class RNNToTransformerTest(Promises, tf.test.TestCase):
 
 class TransformerToRNNTest(Promises, tf.test.TestCase):
     family, steps = 'transformer_to_rnn', 400
+
+
+class SharedTableTest(tf.test.TestCase):
+    """One table for source, target and output layer."""
+
+    def setUp(self):
+        super().setUp()
+        self.draw = seeds(self)
+
+    def make(self):
+        network, data = {'share_embeddings': True, 'tie_output': True}, DataConfig(joint_vocab=True)
+        return make_translator('transformer', self.draw.randrange(1000), network=network, data=data)
+
+    def test_there_is_one_table_and_it_scores_tokens(self):
+        model = self.make().model
+        tables = [v for v in model.trainable_variables if v.shape == [12, 32]]
+        self.assertLen(tables, 1)
+        model.output_bias.assign(np.random.default_rng(self.draw.randrange(1000)).normal(size=12))
+        features = np.random.default_rng(5).normal(size=[2, 3, 32]).astype('float32')
+        want = features @ tables[0].numpy().T + model.output_bias.numpy()
+        self.assertAllClose(model.logits(tf.constant(features)), want, rtol=1e-4, atol=1e-5)
+
+    def test_search_and_scorer_agree_with_and_without_a_shortlist_of_everything(self):
+        translator = self.make()
+        lines = [' '.join(self.draw.choices(WORDS, k=n)) for n in (3, 7, 1)]
+        vocabs = translator.src_vocab, translator.trg_vocab
+        pairs = [(a, b) for a in range(4, 12) for b in range(4, 12)]
+        every = Shortlist(*zip(*pairs), [1.0] * len(pairs), *vocabs)
+        free = list(translator.stream(lines, max_length=6))
+        scores = translator.score(lines, [result.outputs[0].tokens for result in free])
+        for result, again, score in zip(free, translator.stream(lines, shortlist=every, max_length=6), scores):
+            output = result.outputs[0]
+            self.assertEqual(again.outputs[0].tokens, output.tokens)
+            self.assertNear(again.outputs[0].score, output.score, 1e-5 * max(1, abs(score)))
+            self.assertNear(output.score, score, 1e-5 * max(1, abs(score)))
 
 
 class FamilyListTest(tf.test.TestCase):
