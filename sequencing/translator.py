@@ -101,8 +101,8 @@ class Translator:
                             f'at once ({self.config.model.kind}).')  # fmt: skip
         items = ((line, '') for line in lines) if prefixes is None else _paired(lines, prefixes)
         for window in _windows(items, WINDOW_LINES, _slow(lines)):
-            lines, starts = zip(*window)
-            yield from self._translate_window(lines, starts if prefixes is not None else None, shortlist, options)
+            some, begun = map(list, zip(*window))
+            yield from self._translate_window(some, None if prefixes is None else begun, shortlist, options)
 
     def score(self, sources, targets):
         """log p(target | source) in nats, EOS included.
@@ -134,7 +134,7 @@ class Translator:
         encoded = [ids[: options.max_src_length] for ids in encoded]
         results = [_blank(too_long) if not len(ids) else None for ids, too_long in zip(encoded, cut)]
         waiting = [i for i, ids in enumerate(encoded) if len(ids)]
-        begun = None if prefixes is None else self.trg_vocab.encode_lines(list(prefixes))
+        begun = None if prefixes is None else self.trg_vocab.encode_lines(prefixes)
         for batch in batches_by_length(waiting, [len(ids) + 1 for ids in encoded], options.batch_tokens):
             starts = begun and [begun[i] for i in batch]
             found = self._decode([encoded[i] for i in batch], starts, shortlist, options)
