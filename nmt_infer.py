@@ -27,7 +27,7 @@ Translates text with a trained model: N lines in, N lines out, in order.
 """
 
 DECODE_FLAGS = ('decode', 'beam_size', 'length_penalty', 'nbest', 'max_length', 'temperature', 'top_k', 'top_p', 'tau',
-                'nlen', 'ntr', 'iw_k', 'seed', 'attention', 'batch_tokens')  # fmt: skip
+                'nlen', 'ntr', 'iw_k', 'rescore_model', 'utility', 'seed', 'attention', 'batch_tokens')  # fmt: skip
 
 
 def define_flags(flags):
@@ -55,8 +55,12 @@ def define_flags(flags):
     absl.DEFINE_integer('shortlist_frequent', 100, 'frequent target pieces always allowed', lower_bound=0, **own)
     absl.DEFINE_float('tau', None, 'temperature of the latent noise (flow models)', **own)
     absl.DEFINE_integer('nlen', None, 'lengths to try (flow models)', **own)
-    absl.DEFINE_integer('ntr', None, 'samples a length (flow models)', **own)
+    absl.DEFINE_integer('ntr', None, 'samples a length (flow models), or in all (mbr of other models; 32 by default)',
+                        **own)  # fmt: skip
     absl.DEFINE_integer('iw_k', None, 'posterior samples of importance-weighted decoding (flow models)', **own)
+    absl.DEFINE_string('rescore_model', None, 'folder of an autoregressive model: it ranks the candidates of npd, and '
+                       'scores the one that mbr chooses', **own)  # fmt: skip
+    absl.DEFINE_string('utility', None, 'agreement that mbr ranks by: chrf (default) or bleu, of sentences', **own)
     absl.DEFINE_bool('attention', None, 'add attention weights (with --format jsonl)', **own)
     absl.DEFINE_integer('batch_tokens', None, 'source tokens decoded together, padding included', **own)
     absl.DEFINE_enum('format', 'text', ['text', 'jsonl'], 'a translation a line, or a JSON object a line', **own)
@@ -81,10 +85,11 @@ def infer(flags):
     translator = load_translator(model_dir, flags)
     options = {name: flags[name].value for name in DECODE_FLAGS}
     options |= {'prefixes': prefixes, 'shortlist': read_shortlist(flags, translator)}
-    outputs = []
+    outputs, few_lengths = [], 0
     with open_output(flags.output_file) as file:
         for number, result in enumerate(translator.stream(lines, **options), start=1):
             tell_what_was_cut(result, number, flags.test_src)
+            few_lengths += result.candidates_missing > 0
             file.write(encode_line(as_json(result, flags) if flags.format == 'jsonl' else best(result)))
             if lines.waits:
                 file.flush()
@@ -93,6 +98,10 @@ def infer(flags):
     if lines.replaced:
         cli.note(f'{flags.test_src}: {lines.replaced} lines held bytes that are not UTF-8, or NUL; each such byte was '
                  'read as U+FFFD.')  # fmt: skip
+    if few_lengths:
+        reach = translator.config.model.length.reach
+        cli.note(f'{flags.test_src}: {few_lengths} lines have fewer lengths than --nlen asks for; the length predictor '
+                 f'tells lengths up to {reach} tokens from that of the source.')  # fmt: skip
     if references:
         print_scores(outputs, references, flags.test_trg, translator.config.data.trg_lang)
     return 0
@@ -176,6 +185,8 @@ def best(result):
 def as_json(result, flags):
     """One JSON object: the best output, and with --nbest the list of all."""
     values = {**output_values(result.outputs[0]), 'source_truncated': result.source_truncated}
+    if result.candidates is not None:
+        values['candidates'] = result.candidates
     if (flags.nbest or 1) > 1:
         values['nbest'] = [output_values(output) for output in result.outputs]
     if flags.attention:
@@ -186,7 +197,7 @@ def as_json(result, flags):
 
 
 def output_values(output):
-    return {
+    values = {
         'translation': output.translation,
         'tokens': output.tokens,
         'length': output.length,
@@ -194,6 +205,9 @@ def output_values(output):
         'rank_score': output.rank_score if math.isfinite(output.rank_score) else None,
         'output_truncated': output.output_truncated,
     }
+    if output.span is not None:  # of a flow model
+        values.update(length_log_prob=output.length_log_prob, span=output.span)
+    return values
 
 
 def tell_what_was_cut(result, number, path):

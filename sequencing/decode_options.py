@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from sequencing.errors import UserError
 from sequencing.options import check, option
 
+MBR_SAMPLES = 32  # that mbr of autoregressive models compares, where --ntr says nothing
+
 
 @dataclass(frozen=True)
 class DecodeOptions:
@@ -23,13 +25,20 @@ class DecodeOptions:
     top_p: float = option(1.0, 'sample among the fewest tokens with this much probability', above=0, at_most=1)
     tau: float = option(0.0, 'temperature of the latent noise of flow models', at_least=0)
     nlen: int = option(3, 'lengths that flow models try', at_least=1)
-    ntr: int = option(1, 'latent samples a length (flow models), or samples that mbr compares', at_least=1)
+    ntr: int = option(1, 'latent samples a length (flow models), or samples in all (mbr of others)', at_least=1)
     iw_k: int = option(4, 'posterior samples of importance-weighted decoding', at_least=1)
+    rescore_model: str = option('', 'folder of an autoregressive model that scores the candidates of npd and mbr')
+    utility: str = option('chrf', 'agreement that mbr ranks by', choices=('chrf', 'bleu'))
     seed: int = option(1, 'seed of sampling', at_least=0)
     attention: bool = option(False, 'return attention weights')
 
     def __post_init__(self):
         check(self)
+
+    def of_the_graph(self):
+        """The same without what a model's `translate` does not read, to tell which requests share a traced function."""
+        fields = dict(max_length=0, max_src_length=1, batch_tokens=1, rescore_model='', utility='chrf')
+        return dataclasses.replace(self, **fields)
 
     def problems(self):
         if self.decode == 'beam' and self.nbest > self.beam_size:
@@ -44,7 +53,7 @@ def options_for(model, config, **asked):
       config: `Config` of the model.
       asked: fields of `DecodeOptions`; None means not asked.
     Raises:
-      UserError: a mode that the model does not have.
+      UserError: a mode that the model does not have, or npd without a model that scores.
     """
     decode = config.decode
     defaults = {
@@ -55,6 +64,8 @@ def options_for(model, config, **asked):
         'max_src_length': decode.max_src_length,
         'batch_tokens': decode.batch_tokens,
     }
+    if config.model.kind != 'flowseq':
+        defaults['ntr'] = MBR_SAMPLES
     chosen = {**defaults, **{name: value for name, value in asked.items() if value is not None}}
     fields = {field.name: field for field in dataclasses.fields(DecodeOptions)}
     for name, value in chosen.items():
@@ -65,4 +76,7 @@ def options_for(model, config, **asked):
             f'--decode {chosen["decode"]} is not a mode of this model ({config.model.kind}): '
             f'it has {", ".join(model.decoding_modes)}.'
         )
+    if chosen['decode'] == 'npd' and not chosen.get('rescore_model'):
+        raise UserError('--decode npd needs --rescore_model: the folder of an autoregressive model, which scores the '
+                        'candidates.')  # fmt: skip
     return DecodeOptions(**chosen)

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from sequencing.search import MODES, search
+from sequencing.search import MODES, rows_per_source, search
 
 
 class Ensemble:
@@ -18,12 +18,13 @@ class Ensemble:
     """
 
     decoding_modes = MODES
+    rows_per_source = staticmethod(rows_per_source)
 
     def __init__(self, models):
         self.models = list(models)
         self.bos_id, self.eos_id = self.models[0].bos_id, self.models[0].eos_id
 
-    def score(self, batch):
+    def score(self, batch, options=None):
         """As `Seq2Seq.score`."""
         tokens = log_mean([model.score(batch)[1] for model in self.models])
         tokens = tf.where(batch.trg_mask, tokens, 0.0)

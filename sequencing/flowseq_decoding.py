@@ -4,11 +4,11 @@
     sample  `nlen` lengths with `ntr` noisy latents each, all of them returned
     iw      candidates as in `sample`, the first of each length without noise; ranked by an importance-weighted
             estimate of log p(y | x), divided by the length
-    npd, mbr  the candidates of iw, to be ranked outside by another model's score, or by how well they agree
+    npd, mbr  the candidates of iw, which `reranking` ranks by another model's score, or by how well they agree
 
 Noise is keyed by (seed, source, length, number of the sample, position): a sentence gets the same in any batch. PAD and
-UNK are never chosen (unless the model is told to choose as the published one does). What follows the first EOS is EOS,
-and the `score` is that of this output.
+UNK are never chosen (unless the model is told to choose as the published one does). What follows the first EOS, or the
+length limit, is EOS, and the `score` is that of this output.
 """
 
 import math
@@ -30,7 +30,7 @@ class FlowHypotheses(NamedTuple):
     lengths: tf.Tensor  # [B, W] int32, EOS not counted
     scores: tf.Tensor  # [B, W] float32, nats; -inf where there is no candidate
     rank_scores: tf.Tensor  # [B, W] float32
-    truncated: tf.Tensor  # [B, W] bool, True where the length limit cut the output
+    truncated: tf.Tensor  # [B, W] bool, True where the length limit came before EOS
     attention: tf.Tensor  # [B, W, T, 0] float32
     length_log_probs: tf.Tensor  # [B, W] float32, log p(T | x) of the candidate's length
     spans: tf.Tensor  # [B, W] int32, that length: the output with its EOS filling
@@ -44,6 +44,22 @@ class Candidates(NamedTuple):
     spans: tf.Tensor  # [B, C] int32, lengths with EOS filling, multiples of the length unit
     scores: tf.Tensor  # [B, C] float32, log p(y | z, x)
     length_log_probs: tf.Tensor  # [B, C] float32, -inf where there is no candidate
+    truncated: tf.Tensor  # [B, C] bool
+
+
+def candidates_asked(options):
+    """How many candidates a source has, unless its length can only become fewer lengths."""
+    if options.decode == 'argmax':
+        return options.ntr if options.tau else 1  # without noise all would be the same
+    return options.nlen * options.ntr
+
+
+def rows_per_source(model, options):
+    """How many sentences the parts of the model read at once for a source."""
+    if options.decode == 'argmax':
+        return candidates_asked(options)
+    lengths = min(options.nlen, model.length_predictor.most_lengths)
+    return lengths * options.ntr * (options.iw_k if options.decode == 'iw' else 1)
 
 
 def translate(model, src_ids, src_mask, limits, options):
@@ -60,46 +76,46 @@ def translate(model, src_ids, src_mask, limits, options):
     source = model.encode(src_ids, src_mask)
     keys = noise.source_hash(src_ids, src_mask)
     if options.decode == 'argmax':
-        found = argmax(model, source, keys, options.tau, options.ntr, options.seed)
-        count, ranks = options.ntr if options.tau else 1, found.scores
+        samples = candidates_asked(options)
+        found = argmax(model, source, keys, options.tau, samples, options.seed, limits)
+        chosen_from, ranks = samples, found.scores
     else:
         zero_first = options.decode != 'sample'
-        found = candidates(model, source, keys, options.nlen, options.ntr, options.tau, options.seed, zero_first)
-        count, ranks = options.nlen * options.ntr, found.scores
+        found = candidates(
+            model, source, keys, options.nlen, options.ntr, options.tau, options.seed, zero_first, limits
+        )
+        chosen_from, ranks = 1, found.scores
         if options.decode == 'iw':
             scores = weighted_scores(model, source, keys, found, options.iw_k, options.seed)
             found, ranks = found._replace(scores=scores), scores / tf.cast(found.spans, tf.float32)
     possible = found.length_log_probs > -math.inf
     found = found._replace(scores=tf.where(possible, found.scores, -math.inf))
-    return _best_first(model, found, tf.where(possible, ranks, -math.inf), limits, possible, count)
+    count = tf.reduce_sum(tf.cast(possible, tf.int32), axis=1) * chosen_from
+    return _best_first(model, found, tf.where(possible, ranks, -math.inf), count)
 
 
-def _best_first(model, found, ranks, limits, possible, count):
+def _best_first(model, found, ranks, count):
     ranks, order = tf.math.top_k(ranks, ranks.shape[1])
-    ids, spans, scores, length_log_probs = [tf.gather(x, order, batch_dims=1) for x in found]
-    inside = (ids != model.eos_id) & tf.sequence_mask(spans, tf.shape(ids)[2])
-    lengths = tf.reduce_sum(tf.cast(tf.math.cumprod(tf.cast(inside, tf.int32), axis=2), tf.int32), axis=2)
-    kept = tf.minimum(lengths, limits[:, tf.newaxis])
-    ids = tf.where(tf.range(tf.shape(ids)[2]) < kept[:, :, tf.newaxis], ids, model.pad_id)
-    distinct = count // found.ids.shape[1]  # candidates that one output was chosen from
+    found = Candidates(*[tf.gather(x, order, batch_dims=1) for x in found])
+    inside = (found.ids != model.eos_id) & tf.sequence_mask(found.spans, tf.shape(found.ids)[2])
+    lengths = tf.reduce_sum(tf.cast(inside, tf.int32), axis=2)  # all that follows the first EOS is EOS
+    ids = tf.where(inside, found.ids, model.pad_id)
     return FlowHypotheses(
         ids=ids,
-        lengths=kept,
-        scores=scores,
+        lengths=lengths,
+        scores=found.scores,
         rank_scores=ranks,
-        truncated=lengths > kept,
+        truncated=found.truncated,
         attention=tf.zeros(tf.concat([tf.shape(ids), [0]], axis=0)),
-        length_log_probs=length_log_probs,
-        spans=spans,
-        candidates=tf.reduce_sum(tf.cast(possible, tf.int32), axis=1) * distinct,
+        length_log_probs=found.length_log_probs,
+        spans=found.spans,
+        candidates=count,
     )
 
 
-def argmax(model, source, keys, tau, samples, seed):
+def argmax(model, source, keys, tau, samples, seed, limits=None):
     """The candidate of the most probable length: from zero noise, or from the likeliest of `samples` noisy latents."""
     lengths, length_log_probs = _lengths(model, source, 1)
-    if tau == 0.0:
-        samples = 1  # all of them would be the same
     rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first=False)
     z, density = generate(model, source, rows, draws)
     if samples > 1:
@@ -107,24 +123,24 @@ def argmax(model, source, keys, tau, samples, seed):
         places = best + samples * tf.range(tf.size(best))
         z, rows = tf.gather(rows.padded(z), places), Rows(tf.gather(rows.mask, places))
         z = rows.flat(z)
-    ids, scores = decode(model, source, z, rows)
-    return _as_candidates(model, ids, scores, rows, length_log_probs)
+    return _as_candidates(decode(model, source, z, rows, limits), rows, length_log_probs)
 
 
-def candidates(model, source, keys, lengths_count, samples, tau, seed, zero_first):
-    """`lengths_count * samples` candidates a source, those of one length next to each other.
+def candidates(model, source, keys, lengths_count, samples, tau, seed, zero_first, limits=None):
+    """`lengths_count * samples` candidates a source, those of one length next to each other; fewer where the length
+    predictor has fewer lengths.
 
     Args:
       keys: `[B]` uint32, what the noise of a source is keyed by.
       zero_first: make the first sample of each length noise-free.
+      limits: `[B]` int32, longest outputs; None for no limit.
     Returns:
       `Candidates`.
     """
     lengths, length_log_probs = _lengths(model, source, lengths_count)
     rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first)
     z, _ = generate(model, source, rows, draws)
-    ids, scores = decode(model, source, z, rows)
-    return _as_candidates(model, ids, scores, rows, tf.repeat(length_log_probs, samples, axis=1))
+    return _as_candidates(decode(model, source, z, rows, limits), rows, tf.repeat(length_log_probs, samples, axis=1))
 
 
 def _lengths(model, source, count):
@@ -159,14 +175,15 @@ def generate(model, source, rows, draws):
     return rows.flat(z), density
 
 
-def decode(model, source, z, rows, keep_tail=False):
-    """The likeliest tokens for given latents.
+def decode(model, source, z, rows, limits=None, keep_tail=False):
+    """The likeliest tokens for given latents, several sentences for each source.
 
     Args:
       z: flat latents; rows: their `Rows`.
+      limits: `[B]` int32, longest outputs in tokens, EOS not counted; None for no limit.
       keep_tail: leave what follows the first EOS as it is, as in the published implementation.
     Returns:
-      ids `[N, T]` int32, PAD at padding, and log p(y | z, x) of these, `[N]`.
+      ids `[N, T]` int32, PAD at padding; log p(y | z, x) of these, `[N]`; whether a limit cut them, `[N]` bool.
     """
     logits = model.logits(z, rows, source)
     normaliser = tf.reduce_logsumexp(logits, axis=1)
@@ -179,8 +196,14 @@ def decode(model, source, z, rows, keep_tail=False):
     if not keep_tail:
         before = tf.math.cumsum(tf.cast(ids == model.eos_id, tf.int32), axis=1, exclusive=True)
         ids = tf.where(before > 0, model.eos_id, ids)
+    truncated = tf.zeros([rows.batch], tf.bool)
+    if limits is not None:
+        limits = tf.repeat(limits, rows.batch // tf.size(limits))
+        beyond = tf.range(rows.time) >= limits[:, tf.newaxis]
+        truncated = tf.reduce_any(beyond & rows.mask & (ids != model.eos_id), axis=1)
+        ids = tf.where(beyond, model.eos_id, ids)
     chosen = tf.gather(logits, tf.reshape(ids, [-1]), batch_dims=1) - normaliser
-    return tf.where(rows.mask, ids, model.pad_id), rows.sums(chosen[:, tf.newaxis])
+    return tf.where(rows.mask, ids, model.pad_id), rows.sums(chosen[:, tf.newaxis]), truncated
 
 
 def reconstruct(model, batch):
@@ -190,35 +213,38 @@ def reconstruct(model, batch):
     return decode(model, source, mean, rows)
 
 
-def _as_candidates(model, ids, scores, rows, length_log_probs):
-    count = length_log_probs.shape[1]
+def _as_candidates(decoded, rows, length_log_probs):
+    (ids, scores, truncated), count = decoded, length_log_probs.shape[1]
     return Candidates(
         ids=tf.reshape(ids, [-1, count, rows.time]),
         spans=tf.reshape(rows.counts(tf.int32), [-1, count]),
         scores=tf.reshape(scores, [-1, count]),
         length_log_probs=length_log_probs,
+        truncated=tf.reshape(truncated, [-1, count]),
     )
 
 
 def score(model, src_ids, src_mask, trg_ids, trg_mask, options):
-    """What decoding would report as `scores` for given targets, one for each source, `[B]` in nats.
+    """What decoding would report as `scores` for given targets, one for each source.
 
     Args:
       trg_ids, trg_mask: `[B, T]`, filled with EOS to a multiple of the length unit (to the `spans` of a hypothesis).
       options: `DecodeOptions`: for `iw` the weighted estimate with its `iw_k` and `seed`; else log p(y | z, x) with the
         latent of zero noise.
+    Returns:
+      scores `[B]` and log p(T | x) of the targets' lengths `[B]`, -inf for one that cannot be told; in nats.
     """
     source = model.encode(src_ids, src_mask)
     rows = Rows(trg_mask)
     spans = rows.counts(tf.int32)
+    lengths, log_probs = _lengths(model, source, model.length_predictor.most_lengths)
+    length_log_probs = tf.reduce_max(tf.where(lengths == spans[:, tf.newaxis], log_probs, -math.inf), axis=1)
     if options.decode != 'iw':
         z, _ = generate(model, source, rows, tf.zeros([rows.batch * rows.time, model.latent_size]))
-        return -model.cross_entropies(z, trg_ids, rows, source)[1]
-    lengths, log_probs = _lengths(model, source, 2 * model.length_predictor.reach + 1)
-    length_log_probs = tf.reduce_max(tf.where(lengths == spans[:, tf.newaxis], log_probs, -math.inf), axis=1)
-    given = Candidates(trg_ids[:, tf.newaxis], spans[:, tf.newaxis], None, length_log_probs[:, tf.newaxis])
+        return -model.cross_entropies(z, trg_ids, rows, source)[1], length_log_probs
+    given = Candidates(trg_ids[:, tf.newaxis], spans[:, tf.newaxis], None, length_log_probs[:, tf.newaxis], None)
     keys = noise.source_hash(src_ids, src_mask)
-    return weighted_scores(model, source, keys, given, options.iw_k, options.seed)[:, 0]
+    return weighted_scores(model, source, keys, given, options.iw_k, options.seed)[:, 0], length_log_probs
 
 
 def weighted_scores(model, source, keys, found, samples, seed):

@@ -43,6 +43,11 @@ class LengthPredictor(tf.Module):
         """-R, ..., R."""
         return tf.range(-self.reach, self.reach + 1)
 
+    @property
+    def most_lengths(self):
+        """No source has more lengths than this."""
+        return (2 * self.reach - 1) // self.unit + 2
+
     def expressible(self, src_lengths, trg_lengths):
         """The nearest lengths that can be told, `[B]` int32, multiples of the unit within reach of the source."""
         unit, reach = self.unit, self.reach
@@ -57,15 +62,12 @@ class LengthPredictor(tf.Module):
           src_lengths: `[B]` int32.
           count: how many lengths.
         Returns:
-          lengths `[B, count]` int32, different and positive, best first, and log-probabilities `[B, count]`. Where
-          there are fewer than `count`, the log-probability is -inf and the length is the unit.
+          lengths `[B, count]` int32, different and positive, best first, and log-probabilities `[B, count]`; at most
+          `most_lengths`. Where a source has fewer, the log-probability is -inf and the length is the unit.
         """
         lengths, log_probs = self.distribution(context, src_lengths)
         log_probs = tf.where(lengths > 0, log_probs, -math.inf)
-        missing = max(0, count - (2 * self.reach + 1))
-        best, places = tf.math.top_k(log_probs, count - missing)
-        best = tf.pad(best, [[0, 0], [0, missing]], constant_values=-math.inf)
-        places = tf.pad(places, [[0, 0], [0, missing]])
+        best, places = tf.math.top_k(log_probs, min(count, self.most_lengths))
         return tf.where(best > -math.inf, tf.gather(lengths, places, batch_dims=1), self.unit), best
 
 

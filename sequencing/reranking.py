@@ -1,125 +1,120 @@
-"""Choosing among candidate translations by what lies outside the model that made them: `npd` and `mbr`.
+"""Choosing among candidate translations by what lies outside the decoding that made them: `npd` and `mbr`.
 
     npd  noisy parallel decoding: another model scores each candidate (Gu et al., 2018)
-    mbr  minimum Bayes risk: the candidate that agrees most with the others, each different text counted once
-         (Kumar and Byrne, 2004)
+    mbr  minimum Bayes risk: the candidate that agrees most with the others (Kumar and Byrne, 2004), which for an
+         autoregressive model are samples (Eikema and Aziz, 2020)
 
-Both work on text, so the models may have different vocabularies.
+Each different text counts once. Both work on text, so the other model may have another vocabulary.
 """
 
+from collections import Counter
+
 import numpy as np
-import tensorflow as tf
 
-from sequencing.structures import Batch
-from sequencing.training import BATCH_SIGNATURE
-
-UTILITIES = ('chrf', 'bleu')
+MODES = ('npd', 'mbr')
+CHRF_ORDER, CHRF_BETA = 6, 2  # sacreBLEU's, as in chrF2
 
 
-class Rescorer:
-    """log p(target | source) of texts, by an autoregressive model.
+def rerank(lines, results, options, language='', rescorer=None):
+    """The different outputs of each line, best first.
 
     Args:
-      translator: `Translator` of the model that scores.
-      batch_tokens: pairs times their longest side that are scored together.
-    """
-
-    def __init__(self, translator, batch_tokens=4000):
-        self.translator, self.batch_tokens = translator, batch_tokens
-        self._score = tf.function(
-            lambda batch: translator.model.score(batch)[0], input_signature=[BATCH_SIGNATURE], autograph=False
-        )
-
-    def __call__(self, sources, targets):
-        """Scores pairs of lines.
-
-        Returns:
-          `[len(sources)]` float64, nats, EOS included; -inf for an empty target of a source that is not blank.
-        """
-        src_ids = self.translator.src_vocab.encode_lines(sources)
-        trg_ids = self.translator.trg_vocab.encode_lines(targets)
-        scores = np.full([len(sources)], -np.inf)
-        waiting = [i for i in range(len(sources)) if len(src_ids[i]) and len(trg_ids[i])]
-        waiting.sort(key=lambda i: max(len(src_ids[i]), len(trg_ids[i])))
-        while waiting:
-            longest = max(len(src_ids[waiting[-1]]), len(trg_ids[waiting[-1]])) + 1
-            count = max(1, self.batch_tokens // longest)
-            chosen, waiting = waiting[-count:], waiting[:-count]
-            sides = [
-                _padded([ids[i] for i in chosen], vocab)
-                for ids, vocab in ((src_ids, self.translator.src_vocab), (trg_ids, self.translator.trg_vocab))
-            ]
-            batch = Batch(*sides[0], *sides[1], tf.constant(chosen, tf.int64))
-            scores[chosen] = self._score(batch).numpy()
-        return scores
-
-
-def _padded(rows, vocab):
-    """Lists of ids to ids and mask, EOS added."""
-    lengths = np.array([len(row) + 1 for row in rows])
-    ids = np.full([len(rows), lengths.max()], vocab.pad_id, np.int32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-        ids[i, len(row)] = vocab.eos_id
-    return tf.constant(ids), tf.sequence_mask(lengths, lengths.max())
-
-
-def utilities(texts, utility='chrf'):
-    """How much each text agrees with the others, each different text counted once.
-
-    Args:
-      texts: candidate translations of one line.
-      utility: 'chrf' or 'bleu', of sentences, by sacreBLEU.
+      lines: the sources, a list of str.
+      results: the candidates of each line, a list of lists of `translator.Output`.
+      options: `DecodeOptions`; `decode` is one of `MODES`.
+      language: code of the target language, for the utility BLEU.
+      rescorer: `Translator` of an autoregressive model, whose log p(output | line) becomes the `score`; mbr does
+        without.
     Returns:
-      a dict of each different text to its mean utility over the other ones, 0 to 100; 100 where it is the only one.
+      a list of lists of `Output`. `rank_score` is for npd the score, divided by `((5 + length) / 6)^length_penalty`;
+      for mbr the mean utility.
     """
-    from sacrebleu.metrics import BLEU, CHRF
-
-    if utility not in UTILITIES:
-        raise ValueError(f'utility is one of {", ".join(UTILITIES)}; got {utility!r}')
-    metric = CHRF() if utility == 'chrf' else BLEU(effective_order=True)
-    different = list(dict.fromkeys(texts))
-    if len(different) == 1:
-        return {different[0]: 100.0}
-    return {
-        text: float(np.mean([metric.sentence_score(text, [other]).score for other in different if other != text]))
-        for text in different
-    }
-
-
-def choose_by_agreement(outputs, utility='chrf'):
-    """mbr: the different outputs of one line, best first, with the mean utility as `rank_score`.
-
-    Args:
-      outputs: `translator.Output`s of one line; of equal texts the one with the highest score stays.
-    """
-    best = {}
-    for output in sorted(outputs, key=lambda output: -output.score):
-        best.setdefault(output.translation, output)
-    agreement = utilities(list(best), utility)
-    ranked = [output._replace(rank_score=agreement[text]) for text, output in best.items()]
-    return sorted(ranked, key=lambda output: -output.rank_score)
-
-
-def choose_by_rescoring(sources, results, rescorer, length_penalty=0.0):
-    """npd: for each line, the different outputs by another model's log-probability, which becomes their `score`.
-
-    Args:
-      sources: list of lines.
-      results: the outputs of each line, a list of lists of `translator.Output`.
-      rescorer: `(sources, targets) -> [n]` log-probabilities in nats, such as `Rescorer`.
-      length_penalty: A in `rank_score = score / ((5 + length) / 6)^A`.
-    """
-    different = [list({output.translation: output for output in outputs}.values()) for outputs in results]
-    pairs = [(source, output) for source, outputs in zip(sources, different) for output in outputs]
-    scores = rescorer([source for source, _ in pairs], [output.translation for _, output in pairs])
-    scores = iter(np.asarray(scores, float).tolist())
+    results = [distinct(outputs) for outputs in results]
+    if rescorer is not None:
+        results = with_scores_of(rescorer, lines, results, options.batch_tokens)
     ranked = []
-    for outputs in different:
-        scored = []
-        for output in outputs:
-            score = next(scores)
-            rank_score = score / ((5 + output.length) / 6) ** length_penalty
-            scored.append(output._replace(score=score, rank_score=rank_score))
-        ranked.append(sorted(scored, key=lambda output: -output.rank_score))
+    for outputs in results:
+        if options.decode == 'npd':
+            ranks = [output.score / ((5 + output.length) / 6) ** options.length_penalty for output in outputs]
+        else:
+            ranks = mean_utilities([output.translation for output in outputs], options.utility, language)
+        outputs = [output._replace(rank_score=float(rank)) for output, rank in zip(outputs, ranks)]
+        ranked.append(sorted(outputs, key=lambda output: -output.rank_score))
     return ranked
+
+
+def distinct(outputs):
+    """One output a text, in order: of equal texts the one with the highest score."""
+    best = {}
+    for output in outputs:
+        known = best.get(output.translation)
+        if known is None or output.score > known.score:
+            best[output.translation] = output
+    return list(best.values())
+
+
+def with_scores_of(rescorer, lines, results, batch_tokens):
+    """The outputs of each line with another model's log p(output | line) as `score`."""
+    pairs = [(line, output.translation) for line, outputs in zip(lines, results) for output in outputs]
+    scores = iter(rescorer.score(*zip(*pairs), batch_tokens=batch_tokens))
+    return [[output._replace(score=next(scores)) for output in outputs] for outputs in results]
+
+
+def mean_utilities(texts, utility='chrf', language=''):
+    """How much each text agrees with the others.
+
+    Args:
+      texts: different candidate translations of one line.
+      utility: 'chrf' or 'bleu', of sentences, with the other text as the reference.
+      language: code of the target language, which decides how BLEU cuts words.
+    Returns:
+      `[n]` float64, means over the other texts, 0 to 100; 100 for a text that is alone.
+    """
+    if len(texts) == 1:
+        return np.array([100.0])
+    table = chrf_table(texts) if utility == 'chrf' else bleu_table(texts, language)
+    np.fill_diagonal(table, 0.0)
+    return table.sum(axis=1) / (len(texts) - 1)
+
+
+def bleu_table(texts, language=''):
+    """Sentence BLEU of every text against every other, `[n, n]`, by sacreBLEU."""
+    from sequencing.scores import make_metrics
+
+    metric, _ = make_metrics(language)
+    metric.effective_order = True  # a sentence of three words has no n-grams of four to count
+    return np.array([[metric.sentence_score(text, [other]).score for other in texts] for text in texts])
+
+
+def chrf_table(texts):
+    """Sentence chrF of every text against every other, `[n, n]`: sacreBLEU's figures, all pairs at once.
+
+    Characters but white space count. Precision and recall are means over the orders that both texts have.
+
+    Reference: Popovic, 2015, https://aclanthology.org/W15-3049
+    """
+    texts = [''.join(text.split()) for text in texts]
+    precision, recall, orders = np.zeros([3, len(texts), len(texts)])
+    for order in range(1, CHRF_ORDER + 1):
+        counts = _ngram_counts(texts, order)
+        matches = np.array([np.minimum(row, counts).sum(axis=1) for row in counts], float)
+        totals = counts.sum(axis=1)
+        both = (totals[:, np.newaxis] > 0) & (totals > 0)
+        safe = np.maximum(totals, 1)
+        precision += matches / safe[:, np.newaxis]
+        recall += matches / safe
+        orders += both
+    precision, recall = [np.divide(x, orders, out=np.zeros_like(x), where=orders > 0) for x in (precision, recall)]
+    below = CHRF_BETA**2 * precision + recall
+    above = 100.0 * (1 + CHRF_BETA**2) * precision * recall
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def _ngram_counts(texts, order):
+    """How often each n-gram of any text is in each text, `[n, n-grams]` int32."""
+    rows = [Counter(text[i : i + order] for i in range(len(text) - order + 1)) for text in texts]
+    columns = {ngram: i for i, ngram in enumerate(set().union(*rows))}
+    counts = np.zeros([len(texts), len(columns)], np.int32)
+    for row, found in zip(counts, rows):
+        row[[columns[ngram] for ngram in found]] = list(found.values())
+    return counts

@@ -6,7 +6,12 @@ from sequencing import noise
 from sequencing.dynamic_decode import dynamic_decode
 from sequencing.feedback import BeamFeedBack, GreedyFeedBack, SampleFeedBack
 
-MODES = ('beam', 'greedy', 'sample')  # the default first
+MODES = ('beam', 'greedy', 'sample', 'mbr')  # the default first
+
+
+def rows_per_source(options):
+    """How many sentences a source is to the batch size: many samples make batches of fewer sources."""
+    return {'sample': options.nbest, 'mbr': options.ntr}.get(options.decode, 1)
 
 
 def search(model, src_ids, src_mask, limits, options, prefix=None, shortlist=None):
@@ -21,7 +26,7 @@ def search(model, src_ids, src_mask, limits, options, prefix=None, shortlist=Non
       shortlist: `AllowedTokens`, which holds EOS and the prefix of every sentence; None allows all. Scores are then
         those of the model whose softmax has only the allowed tokens of the sentence.
     Returns:
-      `Hypotheses`, of which the first `options.nbest` are meant.
+      `Hypotheses`, of which the first `options.nbest` are meant; for mbr, all samples that `reranking` compares.
     """
     walked = model if shortlist is None else Shortlisted(model, shortlist)
     if prefix is not None and shortlist is not None:
@@ -57,9 +62,9 @@ def search_feedback(model, src_ids, src_mask, limits, options, prefix=None):
               'alpha': options.length_penalty, 'prefix': prefix}  # fmt: skip
     if options.decode == 'greedy':
         return GreedyFeedBack(**common)
-    if options.decode == 'sample':
+    if options.decode in ('sample', 'mbr'):
         return SampleFeedBack(
-            **common, seed=options.seed, source=noise.source_hash(src_ids, src_mask), width=options.nbest,
+            **common, seed=options.seed, source=noise.source_hash(src_ids, src_mask), width=rows_per_source(options),
             temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
         )  # fmt: skip
     return BeamFeedBack(**common, beam_size=options.beam_size, nbest=min(options.nbest, options.beam_size))

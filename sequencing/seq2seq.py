@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from sequencing.layers import LinearOp, matmul
 from sequencing.losses import cross_entropy
-from sequencing.search import MODES, search
+from sequencing.search import MODES, rows_per_source, search
 from sequencing.structures import LossParts
 
 
@@ -47,6 +47,7 @@ class Seq2Seq(tf.Module):
 
     decoding_modes = MODES
     validation_mode = 'greedy'
+    rows_per_source = staticmethod(rows_per_source)
 
     def encode(self, src_ids, src_mask, seed=None):
         """`[B, S]` ids and mask to an `EncoderOutput`; `seed` as in `loss`."""
@@ -100,8 +101,9 @@ class Seq2Seq(tf.Module):
             sentences=tf.reduce_sum(tf.cast(tf.reduce_any(batch.trg_mask, axis=1), tf.float32)),
         )
 
-    def score(self, batch):
-        """log p(y | x) of each pair, `[B]` float32 in nats, EOS included, and of each token, `[B, T]`, 0 on padding."""
+    def score(self, batch, options=None):
+        """log p(y | x) of each pair, `[B]` float32 in nats, EOS included, and of each token, `[B, T]`, 0 on padding;
+        whatever the `DecodeOptions`."""
         features, _ = self.features(batch)
         nll = tf.nn.sparse_softmax_cross_entropy_with_logits(batch.trg_ids, self.logits(features))
         tokens = tf.where(batch.trg_mask, -nll, 0.0)

@@ -4,7 +4,8 @@
     model = sequencing.load('runs/demo')
     print(model.translate(['The old house is small.']))
 
-Lines go in raw and come out raw, in order; `Translator.stream` also tells scores, pieces and attention.
+Lines go in raw and come out raw, in order; `Translator.stream` also tells scores, pieces and attention, and `score`
+tells the log-probability of given translations.
 """
 
 import itertools
@@ -16,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from sequencing import reranking
+from sequencing.cli import note
 from sequencing.decode_options import options_for
 from sequencing.errors import UserError
 from sequencing.layers import store_for_decoding
@@ -46,6 +49,8 @@ class Output(NamedTuple):
     rank_score: float  # what the mode ranks by
     output_truncated: bool  # the length limit came before EOS
     attention: np.ndarray  # [length, source length] float32, or None
+    length_log_prob: float = None  # flow models: log p(span | source)
+    span: int = None  # flow models: the length that was decoded, EOS filling included
 
 
 class Translation(NamedTuple):
@@ -55,6 +60,8 @@ class Translation(NamedTuple):
     source_tokens: list  # pieces that the model read, EOS not counted
     source_truncated: bool  # the source was longer than the model reads, and was cut
     prefix_truncated: bool = False  # the prefix was longer than the output may be, and was cut
+    candidates: int = None  # flow models and mbr: how many outputs there were to choose from
+    candidates_missing: int = 0  # flow models: how many more were asked for, of lengths that cannot be told
 
 
 class Translator:
@@ -68,10 +75,8 @@ class Translator:
     def __init__(self, model, config, src_vocab, trg_vocab):
         self.model, self.config = model, config
         self.src_vocab, self.trg_vocab = src_vocab, trg_vocab
-        self._functions = {}
-        self._score = tf.function(
-            lambda *batch: model.score(Batch(*batch))[0], input_signature=list(BATCH_SIGNATURE), autograph=False
-        )
+        self.is_flow = config.model.kind == 'flowseq'
+        self._functions, self._scorers, self._rescorers = {}, {}, {}
 
     def translate(self, lines, prefixes=None, shortlist=None, **options):
         """Translates a list of lines to a list of lines, in order; the others as in `stream`."""
@@ -99,51 +104,106 @@ class Translator:
         if (prefixes is not None or shortlist is not None) and self.config.model.kind != 'seq2seq':
             raise UserError('a prefix and a shortlist steer autoregressive models only; this one writes all its tokens '
                             f'at once ({self.config.model.kind}).')  # fmt: skip
+        rescorer = self._rescorer(options)
         items = ((line, '') for line in lines) if prefixes is None else _paired(lines, prefixes)
         for window in _windows(items, WINDOW_LINES, _slow(lines)):
             some, begun = map(list, zip(*window))
-            yield from self._translate_window(some, None if prefixes is None else begun, shortlist, options)
+            yield from self._translate_window(some, None if prefixes is None else begun, shortlist, options, rescorer)
 
-    def score(self, sources, targets):
+    def score(self, sources, targets, spans=None, **options):
         """log p(target | source) in nats, EOS included.
+
+        For flow models this is what decoding reports: log p(y | z, x) with the latent of zero noise, or with
+        `decode='iw'` the importance-weighted estimate, -inf for a length that cannot be told, which is said.
 
         Args:
           sources: list of lines.
           targets: list of lines, or of lists of pieces as `Output.tokens` holds them.
+          spans: for flow models, lengths with EOS filling as `Output.span` tells them; by default the shortest.
+          options: fields of `DecodeOptions`.
         Returns:
           a list of floats.
         """
-        limit = self.config.decode.max_src_length
-        src = [ids[:limit] for ids in self.src_vocab.encode_lines(sources)]
+        options = options_for(self.model, self.config, **options)
+        src = [ids[: options.max_src_length] for ids in self.src_vocab.encode_lines(sources)]
         trg = [self.trg_vocab.encode(t) if isinstance(t, str) else self.trg_vocab.ids_of(t) for t in targets]
         src = [np.append(ids, self.src_vocab.eos_id) for ids in src]
-        trg = [np.append(ids, self.trg_vocab.eos_id) for ids in trg]
-        scores = [0.0] * len(src)
+        trg = [self._ended(ids, span) for ids, span in zip(trg, spans or [0] * len(trg))]
+        scores, beyond_reach = [0.0] * len(src), 0
         lengths = [max(len(s), len(t)) for s, t in zip(src, trg)]
-        for batch in batches_by_length(range(len(src)), lengths, self.config.decode.batch_tokens):
+        most = options.batch_tokens // (options.iw_k if options.decode == 'iw' else 1)
+        for batch in batches_by_length(range(len(src)), lengths, most):
             src_ids, src_mask = pad([src[i] for i in batch], self.src_vocab.pad_id)
             trg_ids, trg_mask = pad([trg[i] for i in batch], self.trg_vocab.pad_id)
-            found = self._score(src_ids, src_mask, trg_ids, trg_mask, np.array(batch, np.int64))
+            found, more = self._scorer(options)(src_ids, src_mask, trg_ids, trg_mask, np.array(batch, np.int64))
             for i, score in zip(batch, found.numpy()):
                 scores[i] = float(score)
+            beyond_reach += int(np.isneginf(more).sum()) if self.is_flow else 0
+        if beyond_reach:
+            reach = self.config.model.length.reach
+            note(f'{beyond_reach} of {len(trg)} targets have a length that the length predictor cannot tell: it tells '
+                 f'lengths up to {reach} tokens from that of the source.')  # fmt: skip
         return scores
 
-    def _translate_window(self, lines, prefixes, shortlist, options):
+    def _ended(self, ids, span):
+        """Target ids with EOS: one; for flow models up to `span`, or else to the length unit."""
+        if not self.is_flow:
+            return np.append(ids, self.trg_vocab.eos_id)
+        unit = self.config.model.length_unit
+        length = max(span, unit, -(-len(ids) // unit) * unit)
+        return np.pad(ids, [0, length - len(ids)], constant_values=self.trg_vocab.eos_id)
+
+    def _scorer(self, options):
+        key = (options.decode == 'iw', options.iw_k, options.seed) if self.is_flow else ()  # all that it depends on
+        if key not in self._scorers:
+            self._scorers[key] = tf.function(
+                lambda *batch: self.model.score(Batch(*batch), options),
+                input_signature=list(BATCH_SIGNATURE),
+                autograph=False,
+            )
+        return self._scorers[key]
+
+    def _rescorer(self, options):
+        """The `Translator` of `options.rescore_model`, or None where nothing is rescored."""
+        folder = options.rescore_model
+        if options.decode not in reranking.MODES or not folder:
+            return None
+        if folder not in self._rescorers:
+            rescorer = load(folder)
+            if rescorer.is_flow:
+                raise UserError(f'--rescore_model {folder} is a flow model; candidates are scored by an autoregressive '
+                                'one.')  # fmt: skip
+            self._rescorers[folder] = rescorer
+        return self._rescorers[folder]
+
+    def _translate_window(self, lines, prefixes, shortlist, options, rescorer):
         encoded = self.src_vocab.encode_lines(lines)
         cut = [len(ids) > options.max_src_length for ids in encoded]
         encoded = [ids[: options.max_src_length] for ids in encoded]
-        results = [_blank(too_long) if not len(ids) else None for ids, too_long in zip(encoded, cut)]
+        results = [self._blank(too_long) if not len(ids) else None for ids, too_long in zip(encoded, cut)]
         waiting = [i for i, ids in enumerate(encoded) if len(ids)]
         begun = None if prefixes is None else self.trg_vocab.encode_lines(prefixes)
-        for batch in batches_by_length(waiting, [len(ids) + 1 for ids in encoded], options.batch_tokens):
+        most = options.batch_tokens // self.model.rows_per_source(options)
+        for batch in batches_by_length(waiting, [len(ids) + 1 for ids in encoded], most):
             starts = begun and [begun[i] for i in batch]
             found = self._decode([encoded[i] for i in batch], starts, shortlist, options)
+            outputs = [self._outputs(found, row, len(encoded[i]) + 1, options) for row, i in enumerate(batch)]
+            if options.decode in reranking.MODES:
+                sources = [lines[i] for i in batch]
+                outputs = reranking.rerank(sources, outputs, options, self.config.data.trg_lang, rescorer)
             for row, i in enumerate(batch):
                 pieces = self.src_vocab.pieces(encoded[i])
-                outputs = self._outputs(found, row, len(encoded[i]) + 1, options)
                 too_long = bool(begun and options.max_length and len(begun[i]) > options.max_length)
-                results[i] = Translation(outputs, pieces, cut[i], too_long)
+                counts = self._candidates(found, row, options)
+                results[i] = Translation(outputs[row][: options.nbest], pieces, cut[i], too_long, *counts)
         return results
+
+    def _candidates(self, found, row, options):
+        """How many candidates a line had, and how many more were asked for."""
+        if self.is_flow:
+            count = int(found.candidates[row])
+            return count, self.model.candidates_asked(options) - count
+        return (options.ntr if options.decode == 'mbr' else None), 0
 
     def _decode(self, sources, prefixes, shortlist, options):
         """Decodes id arrays of similar length, and returns `Hypotheses` of NumPy arrays."""
@@ -161,6 +221,7 @@ class Translator:
         return type(found)(*[field.numpy() for field in found])
 
     def _function(self, options, constraints):
+        options = options.of_the_graph()
         key = options, *constraints
         if key not in self._functions:
             signature = [*SIGNATURE, {name: CONSTRAINTS[name] for name in constraints}]
@@ -172,8 +233,9 @@ class Translator:
         return self._functions[key]
 
     def _outputs(self, found, row, src_length, options):
-        outputs = []
-        for place in range(min(options.nbest, found.ids.shape[1])):
+        """The outputs of one line: `nbest`, or all that are to be ranked anew."""
+        outputs, count = [], found.ids.shape[1]
+        for place in range(count if options.decode in reranking.MODES else min(options.nbest, count)):
             if not np.isfinite(found.scores[row, place]) and outputs:
                 break
             length = int(found.lengths[row, place])
@@ -188,13 +250,16 @@ class Translator:
                     rank_score=float(found.rank_scores[row, place]),
                     output_truncated=bool(found.truncated[row, place]),
                     attention=attention,
+                    length_log_prob=float(found.length_log_probs[row, place]) if self.is_flow else None,
+                    span=int(found.spans[row, place]) if self.is_flow else None,
                 )
             )
         return outputs
 
-
-def _blank(too_long):
-    return Translation([Output('', [], 0, 0.0, 0.0, False, None)], [], too_long)
+    def _blank(self, too_long):
+        """The translation of a blank line, which no model is asked for."""
+        known = (0.0, 0) if self.is_flow else (None, None)
+        return Translation([Output('', [], 0, 0.0, 0.0, False, None, *known)], [], too_long, candidates=known[1])
 
 
 def _paired(lines, prefixes):

@@ -35,7 +35,7 @@ FAMILIES = {
 WORDS = 'abcdefgh'
 
 
-def make_translator(family, seed, sharpen=1.0, network=None, **config):
+def make_translator(family, seed, sharpen=1.0, network=None, vocab=None, **config):
     """A `Translator` with random weights; `sharpen` above 1 makes its choices more decided.
 
     `network` has fields of `Seq2SeqConfig`, `config` those of `Config`.
@@ -43,7 +43,7 @@ def make_translator(family, seed, sharpen=1.0, network=None, **config):
     encoder, decoder = FAMILIES[family]
     network = Seq2SeqConfig(**{'embedding_size': 32, 'encoder': encoder, 'decoder': decoder, **(network or {})})
     config = Config(model=network, seed=seed, **config)
-    vocab = Vocab(list(WORDS))
+    vocab = vocab or Vocab(list(WORDS))
     model = build_model(config, vocab, vocab)
     for variable in model.trainable_variables:
         if len(variable.shape) > 1:

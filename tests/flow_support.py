@@ -38,7 +38,7 @@ class FlowTestCase(tf.test.TestCase):
     """Promise 8, for any layer."""
 
     def check_layer(self, flow, x, mask, memory=None, atol=1e-8):
-        """Round trip, log-det against the autodiff Jacobian, log-det shape, padding, eager and traced.
+        """Round trip, log-dets against the autodiff Jacobian, log-det shape, padding, eager and traced.
 
         Args:
           flow: `SequenceBijector`; x: `[B, T, D]` float64; mask: `[B, T]` bool; memory: `FlowMemory` or None.
@@ -49,31 +49,41 @@ class FlowTestCase(tf.test.TestCase):
         self.assertEqual(log_det.shape, [x.shape[0]])
         self.assertAllEqual(tf.where(mask[:, :, tf.newaxis], 0.0, forward), tf.zeros_like(x))
         self.assertAllClose(flow.inverse(tf.identity(forward), **given), real, atol=atol)
-        self.assertAllClose(log_det, self._autodiff_log_det(flow.forward, real, mask, given), atol=10 * atol)
-        inverse_log_det = flow.inverse_log_det_jacobian(tf.identity(real), **given)
-        self.assertAllClose(inverse_log_det, self._autodiff_log_det(flow.inverse, real, mask, given), atol=10 * atol)
-        self._check_padding(flow, real, mask, memory, forward, log_det, atol)
-        traced = tf.function(
-            lambda x, mask: flow.forward_and_log_det(x, mask, memory),
-            input_signature=[tf.TensorSpec([None, None, x.shape[2]], x.dtype), tf.TensorSpec([None, None], tf.bool)],
+        self.assertAllClose(log_det, self._autodiff_log_det(flow, real, mask, memory), atol=10 * atol)
+        # With forward's log-det right and inverse its inverse, there is one number that this can be.
+        inverse_log_det = flow.inverse_log_det_jacobian(tf.identity(forward), **given)
+        self.assertAllClose(inverse_log_det, -log_det, atol=10 * atol)
+        traced = self._traced(flow, x, memory)
+        for got, want in zip(traced(real, mask, memory), (forward, log_det)):
+            self.assertAllClose(got, want, atol=atol)
+        self._check_padding(flow, traced, real, mask, memory, forward, log_det, atol)
+
+    def _traced(self, flow, x, memory):
+        """`forward_and_log_det` of unknown batch size and length, traced once."""
+        signature = [tf.TensorSpec([None, None, x.shape[2]], x.dtype), tf.TensorSpec([None, None], tf.bool)]
+        if memory is None:
+            function = tf.function(flow.forward_and_log_det, input_signature=signature, autograph=False)
+            return lambda x, mask, memory: function(x, mask)
+        sizes = tf.TensorSpec([None, None, memory.outputs.shape[2]], x.dtype), signature[1]
+        function = tf.function(
+            lambda x, mask, *memory: flow.forward_and_log_det(x, mask, FlowMemory(*memory)),
+            input_signature=[*signature, *sizes],
             autograph=False,
         )
-        for got, want in zip(traced(real, mask), (forward, log_det)):
-            self.assertAllClose(got, want, atol=atol)
+        return lambda x, mask, memory: function(x, mask, *memory[:2])
 
-    def _autodiff_log_det(self, direction, x, mask, given):
-        """log|det| of the Jacobian over the real steps of each sentence.
+    def _autodiff_log_det(self, flow, x, mask, memory):
+        """log|det| of forward's Jacobian over the real steps of each sentence.
 
         All rows of the Jacobian at once: the batch is repeated, and each copy is asked for one output's gradient.
         """
         batch, outputs = x.shape[0], x.shape[1] * x.shape[2]
-        memory = given['memory']
         if memory is not None:
             memory = FlowMemory(*[tf.tile(part, [outputs] + [1] * (len(part.shape) - 1)) for part in memory[:2]])
         many = tf.tile(x, [outputs, 1, 1])
         with tf.GradientTape() as tape:
             tape.watch(many)
-            y = direction(tf.identity(many), mask=tf.tile(mask, [outputs, 1]), memory=memory)
+            y = flow.forward(tf.identity(many), mask=tf.tile(mask, [outputs, 1]), memory=memory)
             picked = tf.linalg.diag_part(tf.transpose(tf.reshape(y, [outputs, batch, outputs]), [1, 0, 2]))
         gradients = tf.reshape(tape.gradient(picked, many), [outputs, batch, outputs])
         wanted = []
@@ -82,20 +92,20 @@ class FlowTestCase(tf.test.TestCase):
             wanted.append(np.linalg.slogdet(gradients[:, b].numpy()[real][:, real])[1])
         return wanted
 
-    def _check_padding(self, flow, x, mask, memory, forward, log_det, atol):
+    def _check_padding(self, flow, traced, x, mask, memory, forward, log_det, atol):
         """What padding holds changes nothing else and passes untouched; nor does more padding change anything."""
         real = mask[:, :, tf.newaxis]
         loud = tf.where(real, x, 1e3)
         noisy_memory = None
         if memory is not None:
             noisy_memory = FlowMemory(tf.where(memory.mask[:, :, tf.newaxis], memory.outputs, 1e3), memory.mask)
-        got, got_log_det = flow.forward_and_log_det(loud, mask, noisy_memory)
+        got, got_log_det = traced(loud, mask, noisy_memory)
         self.assertAllClose(got, tf.where(real, forward, loud), atol=atol)
         self.assertAllClose(got_log_det, log_det, atol=atol)
         back = flow.inverse_and_log_det(got, mask, noisy_memory)[0]
         self.assertAllClose(back, loud, atol=atol)
         wider = [[0, 0], [0, 4]]
-        got, got_log_det = flow.forward_and_log_det(tf.pad(x, [*wider, [0, 0]]), tf.pad(mask, wider), memory)
+        got, got_log_det = traced(tf.pad(x, [*wider, [0, 0]]), tf.pad(mask, wider), memory)
         self.assertAllClose(got[:, : x.shape[1]], forward, atol=atol)
         self.assertAllClose(got_log_det, log_det, atol=atol)
 

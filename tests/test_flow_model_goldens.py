@@ -150,7 +150,7 @@ class ModelGoldensTest(tf.test.TestCase):
         z = self.rows.flat(tf.constant(self.arrays['dec/z_in']))
         logits = self.model.logits(z, self.rows, self.source)
         self.check(logits, 'dec/logits', where=self.rows.mask.numpy())
-        ids, scores = flowseq_decoding.decode(self.model, self.source, z, self.rows, keep_tail=True)
+        ids, scores, _ = flowseq_decoding.decode(self.model, self.source, z, self.rows, keep_tail=True)
         self.check_ids(ids, 'dec/ids')
         self.check(scores, 'dec/logprob')
         smoothed, plain = self.model.cross_entropies(z, self.batch.trg_ids, self.rows, self.source)
@@ -207,7 +207,7 @@ class ModelGoldensTest(tf.test.TestCase):
         places = tf.argmax(published, axis=1) + 4 * tf.range(4, dtype=tf.int64)
         rows_of_best = Rows(tf.gather(rows.mask, places))
         z = rows_of_best.flat(tf.gather(rows.padded(z), places))
-        ids, _ = flowseq_decoding.decode(self.model, self.source, z, rows_of_best, keep_tail=True)
+        ids, *_ = flowseq_decoding.decode(self.model, self.source, z, rows_of_best, keep_tail=True)
         self.check_ids(ids, name + 'ids')
 
     def test_samples(self):
@@ -215,7 +215,7 @@ class ModelGoldensTest(tf.test.TestCase):
         rows = Rows(tf.sequence_mask(self.arrays[name + 'lengths'], 12))
         noise = rows.only_real(0.5 * tf.reshape(self.arrays[name + 'noise'], [-1, 64]))
         z, _ = flowseq_decoding.generate(self.model, self.source, rows, noise)
-        ids, _ = flowseq_decoding.decode(self.model, self.source, z, rows, keep_tail=True)
+        ids, *_ = flowseq_decoding.decode(self.model, self.source, z, rows, keep_tail=True)
         self.check_ids(ids, name + 'ids')
         src_lengths = self.source.lengths
         lengths, _ = self.model.length_predictor.predict(self.source.context, src_lengths, 2)
@@ -228,7 +228,7 @@ class ModelGoldensTest(tf.test.TestCase):
         noise[:, 0] = 0.0
         noise = rows.only_real(0.3 * tf.reshape(noise, [-1, 64]))
         z, _ = flowseq_decoding.generate(self.model, self.source, rows, noise)
-        ids, _ = flowseq_decoding.decode(self.model, self.source, z, rows, keep_tail=True)
+        ids, *_ = flowseq_decoding.decode(self.model, self.source, z, rows, keep_tail=True)
         self.check_ids(ids, name + 'candidates')
         draws = tf.constant(self.arrays[name + 'posterior_noise'])
         weights = flowseq_decoding.importance_weights(self.model, self.source, ids, rows, draws)
@@ -247,11 +247,12 @@ class ModelGoldensTest(tf.test.TestCase):
             shared_folder('goldens', 'flowseq', 'variant1_translations', 'test.argmax.order.mt'), encoding='utf-8'
         ) as file:
             want = file.read().split('\n')[:-1]
-        got = translator.translate(lines)
+        results = list(translator.stream(lines, decode='argmax'))
+        got = [result.outputs[0].translation for result in results]
         differing = [i + 1 for i, (a, b) in enumerate(zip(got, want, strict=True)) if a != b]
         self.assertEqual(differing, [2, 39])  # lines that end in a continuation mark, which the published program loses
         recorded = golden(os.path.join('variant1_translations', 'test.argmax.npz'))
-        for i, result in enumerate(translator.stream(lines, decode='argmax')):
+        for i, result in enumerate(results):
             ids = recorded['ids'][i, : recorded['lengths'][i]].tolist()
             if 2 in ids:
                 ids = ids[: ids.index(2)]

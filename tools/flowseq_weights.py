@@ -136,7 +136,7 @@ def load_flow(flow, weights, prefix):
         if f'{level_prefix}pos_attn.actnorm.bias' in weights:
             names = ('actnorm', 'coupling_up', 'coupling_down')
             load_layers(layers.pop(0).layers, weights, [f'{level_prefix}pos_attn.{name}.' for name in names])
-        if isinstance(layers[-1], Coupling):
+        if layers and isinstance(layers[-1], Coupling):
             load_coupling(layers.pop(), weights, f'{level_prefix}prior.')
         for j, step in enumerate(layers):
             load_step(step, weights, f'{level_prefix}steps.{j}.')

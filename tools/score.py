@@ -51,27 +51,29 @@ def score(flags):
 
         model = load(flags.model_dir, flags.checkpoint)
         language = language or model.config.data.trg_lang
-        for value in model.score(source, [tokens for _, tokens in hypotheses]):
+        given = [tokens for _, tokens, _ in hypotheses], [span for _, _, span in hypotheses]
+        for value in model.score(source, *given):
             print(f'{value:.6f}')
     if flags.test_trg:
         from sequencing.scores import format_scores, score_lines
 
         references = [same_length(path, hypotheses, flags.hypothesis) for path in flags.test_trg]
-        scores = format_scores(score_lines([text for text, _ in hypotheses], references, language))
+        scores = format_scores(score_lines([text for text, _, _ in hypotheses], references, language))
         print(scores, file=sys.stderr if flags.model_dir else sys.stdout)
     return 0
 
 
 def read_hypotheses(path):
-    """Pairs of text, and of what a model scores: the text again, or the pieces that it was made of."""
+    """Of each line its text, what a model scores (the text again, or the pieces that it was made of), and the length
+    that a flow model decoded, or 0."""
     lines = list(read_lines(path, '--hypothesis'))
     if os.path.splitext(path)[1] != '.jsonl':
-        return [(line, line) for line in lines]
+        return [(line, line, 0) for line in lines]
     hypotheses = []
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
-            hypotheses.append((values['translation'], values['tokens']))
+            hypotheses.append((values['translation'], values['tokens'], values.get('span', 0)))
         except (json.JSONDecodeError, KeyError, TypeError):
             raise UserError(f'{path}, line {number}: not an object with translation and tokens.') from None
     return hypotheses
