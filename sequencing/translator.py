@@ -10,9 +10,6 @@ tells the log-probability of given translations.
 
 import itertools
 import os
-import threading
-from queue import Queue
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,12 +19,12 @@ from sequencing.cli import note
 from sequencing.decode_options import options_for
 from sequencing.errors import UserError
 from sequencing.layers import store_for_decoding
+from sequencing.line_batches import Output, Translation, batches_by_length, blank, pad, slow, windows
 from sequencing.model_folder import checkpoint_path, read_config, restore_weights
 from sequencing.structures import AllowedTokens, Batch
 from sequencing.training import BATCH_SIGNATURE, exchange_with_averages
 from sequencing.vocab import Vocab
 
-WINDOW_LINES = 10_000  # lines held at a time; their batches are cut from lines of similar length
 SIGNATURE = (  # of a batch to decode: source ids and mask, limits
     tf.TensorSpec([None, None], tf.int32),
     tf.TensorSpec([None, None], tf.bool),
@@ -37,31 +34,6 @@ CONSTRAINTS = {
     'prefix': tf.TensorSpec([None, None], tf.int32),
     'shortlist': AllowedTokens(tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, None], tf.bool)),
 }
-
-
-class Output(NamedTuple):
-    """One hypothesis of one line."""
-
-    translation: str
-    tokens: list  # pieces, EOS not counted
-    length: int  # how many
-    score: float  # log-probability in nats, EOS included
-    rank_score: float  # what the mode ranks by
-    output_truncated: bool  # the length limit came before EOS
-    attention: np.ndarray  # [length, source length] float32, or None
-    length_log_prob: float = None  # flow models: log p(span | source)
-    span: int = None  # flow models: the length that was decoded, EOS filling included
-
-
-class Translation(NamedTuple):
-    """All outputs of one line, best first."""
-
-    outputs: list  # of Output; a blank line has one, empty
-    source_tokens: list  # pieces that the model read, EOS not counted
-    source_truncated: bool  # the source was longer than the model reads, and was cut
-    prefix_truncated: bool = False  # the prefix was longer than the output may be, and was cut
-    candidates: int = None  # flow models and mbr: how many outputs there were to choose from
-    candidates_missing: int = 0  # flow models: how many more were asked for, of lengths that cannot be told
 
 
 class Translator:
@@ -106,7 +78,7 @@ class Translator:
                             f'at once ({self.config.model.kind}).')  # fmt: skip
         rescorer = self._rescorer(options)
         items = ((line, '') for line in lines) if prefixes is None else _paired(lines, prefixes)
-        for window in _windows(items, WINDOW_LINES, _slow(lines)):
+        for window in windows(items, slow(lines)):
             some, begun = map(list, zip(*window))
             yield from self._translate_window(some, None if prefixes is None else begun, shortlist, options, rescorer)
 
@@ -180,7 +152,7 @@ class Translator:
         encoded = self.src_vocab.encode_lines(lines)
         cut = [len(ids) > options.max_src_length for ids in encoded]
         encoded = [ids[: options.max_src_length] for ids in encoded]
-        results = [self._blank(too_long) if not len(ids) else None for ids, too_long in zip(encoded, cut)]
+        results = [blank(too_long, self.is_flow) if not len(ids) else None for ids, too_long in zip(encoded, cut)]
         waiting = [i for i, ids in enumerate(encoded) if len(ids)]
         begun = None if prefixes is None else self.trg_vocab.encode_lines(prefixes)
         most = options.batch_tokens // self.model.rows_per_source(options)
@@ -256,11 +228,6 @@ class Translator:
             )
         return outputs
 
-    def _blank(self, too_long):
-        """The translation of a blank line, which no model is asked for."""
-        known = (0.0, 0) if self.is_flow else (None, None)
-        return Translation([Output('', [], 0, 0.0, 0.0, False, None, *known)], [], too_long, candidates=known[1])
-
 
 def _paired(lines, prefixes):
     """Pairs of a line and its prefix, as they come."""
@@ -272,71 +239,6 @@ def _paired(lines, prefixes):
     if counts[0] != counts[1]:
         raise UserError(f'there are {counts[0]} lines to translate and {counts[1]} prefixes: give a prefix a line, '
                         'an empty one for none.')  # fmt: skip
-
-
-def _windows(lines, size, slow):
-    """Cuts an iterable into lists: at least one line each, and whatever else has come meanwhile, up to `size`; without
-    waiting for more where they are `slow` to come."""
-    queue, end = Queue(maxsize=2 * size), object()
-
-    def read():
-        try:
-            for line in lines:
-                queue.put(line)
-            queue.put(end)
-        except BaseException as error:  # handed over to the reader of the queue
-            queue.put(error)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        window = [queue.get()]
-        while len(window) < size and (queue.qsize() or not slow) and not _is_last(window[-1], end):
-            window.append(queue.get())
-        last = window.pop() if _is_last(window[-1], end) else None
-        if window:
-            yield window
-        if isinstance(last, BaseException):
-            raise last
-        if last is end:
-            return
-
-
-def _is_last(item, end):
-    return item is end or isinstance(item, BaseException)
-
-
-def _slow(lines):
-    """Whether lines may come one by one with pauses, as from a terminal or a pipe."""
-    return getattr(lines, 'waits', False)
-
-
-def pad(rows, pad_id):
-    """A list of id arrays as `[B, T]` int32 and its mask."""
-    lengths = np.array([len(row) for row in rows])
-    mask = np.arange(lengths.max()) < lengths[:, np.newaxis]
-    ids = np.full(mask.shape, pad_id, np.int32)
-    ids[mask] = np.concatenate(rows)
-    return ids, mask
-
-
-def batches_by_length(items, lengths, batch_tokens):
-    """Cuts items into batches of similar length.
-
-    Args:
-      items: numbers of the lines to batch.
-      lengths: length of every line, EOS included.
-      batch_tokens: a batch's lines times its longest stay below this, unless it is one line.
-    Yields:
-      lists of items, longest first, so that running out of memory shows at once.
-    """
-    batch = []
-    for item in sorted(items, key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
 
 
 def load_vocabs(config, model_dir):

@@ -1,0 +1,106 @@
+"""Lines cut into batches, and what comes out for each; nothing here needs TensorFlow."""
+
+import threading
+from queue import Queue
+from typing import NamedTuple
+
+import numpy as np
+
+WINDOW_LINES = 10_000  # lines held at a time; their batches are cut from lines of similar length
+
+
+class Output(NamedTuple):
+    """One hypothesis of one line."""
+
+    translation: str
+    tokens: list  # pieces, EOS not counted
+    length: int  # how many
+    score: float  # log-probability in nats, EOS included
+    rank_score: float  # what the mode ranks by
+    output_truncated: bool  # the length limit came before EOS
+    attention: np.ndarray  # [length, source length] float32, or None
+    length_log_prob: float = None  # flow models: log p(span | source)
+    span: int = None  # flow models: the length that was decoded, EOS filling included
+
+
+class Translation(NamedTuple):
+    """All outputs of one line, best first."""
+
+    outputs: list  # of Output; a blank line has one, empty
+    source_tokens: list  # pieces that the model read, EOS not counted
+    source_truncated: bool  # the source was longer than the model reads, and was cut
+    prefix_truncated: bool = False  # the prefix was longer than the output may be, and was cut
+    candidates: int = None  # flow models and mbr: how many outputs there were to choose from
+    candidates_missing: int = 0  # flow models: how many more were asked for, of lengths that cannot be told
+
+
+def blank(too_long, is_flow=False):
+    """The `Translation` of a blank line, which no model is asked for."""
+    length_log_prob, count = (0.0, 0) if is_flow else (None, None)
+    output = Output('', [], 0, 0.0, 0.0, False, None, length_log_prob, count)
+    return Translation([output], [], too_long, candidates=count)
+
+
+def windows(lines, slow, size=WINDOW_LINES):
+    """Cuts an iterable into lists: at least one line each, and whatever else has come meanwhile, up to `size`; without
+    waiting for more where they are `slow` to come."""
+    queue, end = Queue(maxsize=2 * size), object()
+
+    def read():
+        try:
+            for line in lines:
+                queue.put(line)
+            queue.put(end)
+        except BaseException as error:  # handed over to the reader of the queue
+            queue.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        window = [queue.get()]
+        while len(window) < size and (queue.qsize() or not slow) and not _is_last(window[-1], end):
+            window.append(queue.get())
+        last = window.pop() if _is_last(window[-1], end) else None
+        if window:
+            yield window
+        if isinstance(last, BaseException):
+            raise last
+        if last is end:
+            return
+
+
+def _is_last(item, end):
+    return item is end or isinstance(item, BaseException)
+
+
+def slow(lines):
+    """Whether lines may come one by one with pauses, as from a terminal or a pipe."""
+    return getattr(lines, 'waits', False)
+
+
+def pad(rows, pad_id):
+    """A list of id arrays as `[B, T]` int32 and its mask."""
+    lengths = np.array([len(row) for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, np.newaxis]
+    ids = np.full(mask.shape, pad_id, np.int32)
+    ids[mask] = np.concatenate(rows)
+    return ids, mask
+
+
+def batches_by_length(items, lengths, batch_tokens):
+    """Cuts items into batches of similar length.
+
+    Args:
+      items: numbers of the lines to batch.
+      lengths: length of every line, EOS included.
+      batch_tokens: a batch's lines times its longest stay below this, unless it is one line.
+    Yields:
+      lists of items, longest first, so that running out of memory shows at once.
+    """
+    batch = []
+    for item in sorted(items, key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
