@@ -189,7 +189,7 @@ def as_json(result, flags):
         values['candidates'] = result.candidates
     if (flags.nbest or 1) > 1:
         values['nbest'] = [output_values(output) for output in result.outputs]
-    if flags.attention:
+    if 'attention' in flags and flags.attention:  # nmt_np.py has no such flag
         attention = result.outputs[0].attention
         values['source_tokens'] = result.source_tokens
         values['attention'] = [] if attention is None else [[round(float(w), 6) for w in row] for row in attention]

@@ -1,0 +1,79 @@
+"""Translates text with a model that tools/ckpt2npz.py has put into one file, with NumPy and without TensorFlow.
+
+    python nmt_np.py --model demo.npz --test_src test.en --output_file test.out
+
+N lines in, N lines out, in order, as nmt_infer.py does it.
+"""
+
+import sys
+
+from nmt_infer import as_json, best, open_output, open_source, print_scores, tell_what_was_cut
+from sequencing import cli
+from sequencing.text import encode_line, read_lines
+
+USAGE = """
+Translates text with NumPy alone: N lines in, N lines out, in order.
+
+  python tools/ckpt2npz.py --model_dir runs/demo --output_file demo.npz
+  python nmt_np.py --model demo.npz --test_src test.en --output_file test.out
+  echo 'The clever bird sees the old hats.' | python nmt_np.py --model demo.npz
+"""
+
+DECODE_FLAGS = ('decode', 'beam_size', 'length_penalty', 'nbest', 'max_length', 'tau', 'nlen', 'ntr', 'iw_k', 'seed',
+                'batch_tokens')  # fmt: skip
+
+
+def define_flags(flags):
+    from absl import flags as absl
+
+    own = {'flag_values': flags}
+    absl.DEFINE_string('model', '', 'file that tools/ckpt2npz.py wrote', **own)
+    absl.DEFINE_string('test_src', '-', 'text to translate, a line a sentence, .gz too; - is standard input', **own)
+    absl.DEFINE_string('output_file', '-', 'where translations go; - is standard output', **own)
+    absl.DEFINE_multi_string('test_trg', [], 'reference; BLEU and chrF go to standard error; repeatable', **own)
+    absl.DEFINE_string('decode', None, 'decoding mode: greedy, beam, or argmax, iw; by default that of the model', **own)
+    absl.DEFINE_integer('beam_size', None, 'hypotheses that beam search walks', **own)
+    absl.DEFINE_float('length_penalty', None, 'exponent of the length penalty ((5 + length) / 6)', **own)
+    absl.DEFINE_integer('nbest', None, 'outputs a sentence (with --format jsonl)', **own)
+    absl.DEFINE_integer('max_length', None, 'longest output in tokens; by default 2 x source + 20', **own)
+    absl.DEFINE_float('tau', None, 'temperature of the latent noise (flow models)', **own)
+    absl.DEFINE_integer('nlen', None, 'lengths to try (flow models)', **own)
+    absl.DEFINE_integer('ntr', None, 'samples a length (flow models)', **own)
+    absl.DEFINE_integer('iw_k', None, 'posterior samples of importance-weighted decoding (flow models)', **own)
+    absl.DEFINE_integer('batch_tokens', None, 'source tokens decoded together, padding included', **own)
+    absl.DEFINE_enum('format', 'text', ['text', 'jsonl'], 'a translation a line, or a JSON object a line', **own)
+    absl.DEFINE_enum('array_module', 'numpy', ['numpy', 'cupy'], 'what computes; cupy needs a GPU and CuPy', **own)
+    absl.DEFINE_integer('seed', None, 'seed of the latent noise', **own)
+
+
+def main(argv=None):
+    return cli.run(infer, define_flags, argv, USAGE)
+
+
+def infer(flags):
+    cli.require(flags, 'model')
+    lines = open_source(flags.test_src)
+    references = [list(read_lines(path, 'reference')) for path in flags.test_trg]
+    import sequencing_np
+
+    translator = sequencing_np.load(flags.model, flags.array_module)
+    options = {name: flags[name].value for name in DECODE_FLAGS}
+    outputs = []
+    with open_output(flags.output_file) as file:
+        for number, result in enumerate(translator.stream(lines, **options), start=1):
+            tell_what_was_cut(result, number, flags.test_src)
+            file.write(encode_line(as_json(result, flags) if flags.format == 'jsonl' else best(result)))
+            if lines.waits:
+                file.flush()
+            if references:
+                outputs.append(best(result))
+    if lines.replaced:
+        cli.note(f'{flags.test_src}: {lines.replaced} lines held bytes that are not UTF-8, or NUL; each such byte was '
+                 'read as U+FFFD.')  # fmt: skip
+    if references:
+        print_scores(outputs, references, flags.test_trg, translator.config.data.trg_lang)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv))

@@ -1,0 +1,54 @@
+"""The autoregressive model: any encoder with any decoder, between two embeddings and an output layer."""
+
+import numpy as np
+
+from sequencing_np import search
+from sequencing_np.conv import ConvDecoder, ConvEncoder
+from sequencing_np.rnn import RNNDecoder, RNNEncoder
+from sequencing_np.transformer import TransformerDecoder, TransformerEncoder
+
+ENCODERS = {'rnn': RNNEncoder, 'transformer': TransformerEncoder, 'conv': ConvEncoder}
+DECODERS = {'rnn': RNNDecoder, 'transformer': TransformerDecoder, 'conv': ConvDecoder}
+
+
+class Seq2Seq:
+    """See `sequencing.seq2seq`.
+
+    Args:
+      config: `Config`; weights: `Weights`; trg_vocab: `Vocab`.
+    """
+
+    decoding_modes = ('beam', 'greedy')  # the default first
+
+    def __init__(self, config, weights, src_vocab, trg_vocab):
+        model = config.model
+        self.xp, self.bos_id, self.eos_id = weights.xp, trg_vocab.bos_id, trg_vocab.eos_id
+        self.trg_table = weights['trg_embedding/table']
+        self.src_table = self.trg_table if model.share_embeddings else weights['src_embedding/table']
+        self.encoder = ENCODERS[model.encoder.kind](weights.below('encoder'), model.encoder, model.embedding_size)
+        self.decoder = DECODERS[model.decoder.kind](weights.below('decoder'), model.decoder, model.embedding_size)
+        if model.tie_output:
+            self.output, self.output_bias = self.trg_table, weights['output_bias']
+        else:
+            self.output, self.output_bias = np.ascontiguousarray(weights['output/kernel'].T), weights['output/bias']
+
+    def start(self, src_ids, src_mask, width):
+        """Encodes `[B, S]` ids: the walk of `width` hypotheses a sentence that search takes."""
+        mask = self.xp.asarray(src_mask)
+        outputs = self.encoder(self.src_table[self.xp.asarray(src_ids).reshape(-1)], mask)
+        return self.decoder.start(outputs, mask, width)
+
+    def logits(self, walk, ids, time):
+        """Scores `[R, N]` of the tokens that follow `ids` `[R]`, the ones just chosen."""
+        features = walk.step(self.trg_table[self.xp.asarray(ids)], time)
+        # The table stands first, for BLAS multiplies a tall matrix with a few columns faster than a few rows with a
+        # wide one.
+        scores = self.output @ features.T
+        scores += self.output_bias[:, np.newaxis]
+        return np.ascontiguousarray(scores.T)
+
+    def translate(self, src_ids, src_mask, limits, options):
+        """Decodes a batch; arguments as in `sequencing.seq2seq`, arrays of NumPy. Returns `Hypotheses`."""
+        if options.decode == 'greedy':
+            return search.greedy(self, src_ids, src_mask, limits, options)
+        return search.beam(self, src_ids, src_mask, limits, options)

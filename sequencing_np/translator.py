@@ -1,0 +1,89 @@
+"""Text in, text out, as in `sequencing.translator`."""
+
+import numpy as np
+
+from sequencing.decode_options import options_for
+from sequencing.line_batches import Output, Translation, batches_by_length, blank, pad, windows
+from sequencing_np import arrays
+from sequencing_np.model_file import Weights, read_model, vocabs
+
+
+class Translator:
+    """A model with its vocabularies.
+
+    Args:
+      model: has `decoding_modes` and `translate(src_ids, src_mask, limits, options)`, arrays of NumPy.
+      config: `Config`; src_vocab, trg_vocab: `Vocab`s.
+    """
+
+    def __init__(self, model, config, src_vocab, trg_vocab):
+        self.model, self.config = model, config
+        self.src_vocab, self.trg_vocab = src_vocab, trg_vocab
+
+    def translate(self, lines, **options):
+        """Translates a list of lines to a list of lines, in order; `options` are fields of `DecodeOptions`."""
+        return [result.outputs[0].translation for result in self.stream(lines, **options)]
+
+    def stream(self, lines, **options):
+        """Yields a `Translation` for each line of an iterable, in order and in bounded memory."""
+        options = options_for(self.model, self.config, **options)
+        for window in windows(lines):
+            yield from self._translate_window(window, options)
+
+    def _translate_window(self, lines, options):
+        encoded = self.src_vocab.encode_lines(lines)
+        cut = [len(ids) > options.max_src_length for ids in encoded]
+        encoded = [ids[: options.max_src_length] for ids in encoded]
+        results = [blank(too_long) if not len(ids) else None for ids, too_long in zip(encoded, cut)]
+        waiting = [i for i, ids in enumerate(encoded) if len(ids)]
+        for batch in batches_by_length(waiting, [len(ids) + 1 for ids in encoded], options.batch_tokens):
+            rows = [np.append(encoded[i], self.src_vocab.eos_id) for i in batch]
+            src_ids, mask = pad(rows, self.src_vocab.pad_id)
+            longest = 2 * mask.sum(axis=1) + 18 if not options.max_length else np.full(len(rows), options.max_length)
+            found = self.model.translate(src_ids, mask, longest, options)
+            for row, i in enumerate(batch):
+                pieces = self.src_vocab.pieces(encoded[i])
+                results[i] = Translation(self._outputs(found, row, options), pieces, cut[i])
+        return results
+
+    def _outputs(self, found, row, options):
+        outputs = []
+        for place in range(min(options.nbest, found.ids.shape[1])):
+            if not np.isfinite(found.scores[row, place]) and outputs:
+                break
+            length = int(found.lengths[row, place])
+            ids = found.ids[row, place, :length]
+            outputs.append(
+                Output(
+                    translation=self.trg_vocab.decode(ids),
+                    tokens=self.trg_vocab.pieces(ids),
+                    length=length,
+                    score=float(found.scores[row, place]),
+                    rank_score=float(found.rank_scores[row, place]),
+                    output_truncated=bool(found.truncated[row, place]),
+                    attention=None,
+                )
+            )
+        return outputs
+
+
+def load(path, array_module='numpy'):
+    """Loads a model.
+
+    Args:
+      path: of the file that `tools/ckpt2npz.py` wrote.
+      array_module: 'numpy' or 'cupy'.
+    Returns:
+      `Translator`.
+    Raises:
+      UserError: the file cannot be read, or there is no such module.
+    """
+    xp = arrays.array_module(array_module)
+    file = read_model(path)
+    src_vocab, trg_vocab = vocabs(file)
+    weights = Weights(file.weights, xp)
+    if file.config.model.kind == 'seq2seq':
+        from sequencing_np.seq2seq import Seq2Seq as model
+    else:
+        from sequencing_np.flowseq import FlowSeq as model
+    return Translator(model(file.config, weights, src_vocab, trg_vocab), file.config, src_vocab, trg_vocab)
