@@ -70,7 +70,7 @@ AUTOREGRESSIVE = {
 }
 
 
-def write_model_folder(folder, model_config, random, words, deviation=0.4):
+def write_model_folder(folder, model_config, random, words, deviation=0.15):
     """A model folder as a training leaves it, with every weight random; returns its `Config`."""
     config = Config(
         data=DataConfig(joint_vocab=model_config.share_embeddings), model=model_config, seed=random.randrange(2**31)
