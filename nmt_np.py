@@ -31,7 +31,7 @@ def define_flags(flags):
     absl.DEFINE_string('test_src', '-', 'text to translate, a line a sentence, .gz too; - is standard input', **own)
     absl.DEFINE_string('output_file', '-', 'where translations go; - is standard output', **own)
     absl.DEFINE_multi_string('test_trg', [], 'reference; BLEU and chrF go to standard error; repeatable', **own)
-    absl.DEFINE_string('decode', None, 'decoding mode: greedy, beam, or argmax, iw; by default that of the model', **own)
+    absl.DEFINE_string('decode', None, 'decoding mode: greedy, beam, argmax, iw; by default that of the model', **own)
     absl.DEFINE_integer('beam_size', None, 'hypotheses that beam search walks', **own)
     absl.DEFINE_float('length_penalty', None, 'exponent of the length penalty ((5 + length) / 6)', **own)
     absl.DEFINE_integer('nbest', None, 'outputs a sentence (with --format jsonl)', **own)

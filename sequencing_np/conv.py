@@ -59,7 +59,7 @@ class ConvDecoder:
         self.layers = [ConvDecoderLayer(layer, part) for layer in weights.listed('layers')]
 
     def start(self, outputs, mask, width):
-        """Encoder outputs, flat `[B * S, D]`, and their mask to a `ConvWalk` of `width` hypotheses a sentence."""
+        """The walk of `width` hypotheses a sentence, from encoder outputs, flat `[B * S, D]`, and their mask."""
         return ConvWalk(self, outputs, mask, width)
 
 

@@ -231,7 +231,7 @@ class FlowPrior(Prior):
         for factor in part.factors:
             self.sizes.append(2 * (self.sizes[-1] - self.sizes[-1] // factor))
         self._made = []  # conditioners so far
-        self.levels = [self._level(i, level) for i, level in enumerate(weights.listed('layers'))]
+        self.levels = [self._level(i, weights.below(f'layers/{i}')) for i in range(len(self.sizes))]
         super().__init__(self._made)
 
     def _level(self, i, weights):

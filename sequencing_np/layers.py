@@ -119,7 +119,7 @@ def split_heads(x, batch, heads, parts=1):
 
 
 def attend(queries, keys, values, penalty=None):
-    """Weighted means of values: `[B, H, T, d]` scaled queries, keys and values `[B, H, S, d]`, to flat `[B * T, H * d]`."""
+    """Weighted means of values: scaled queries `[B, H, T, d]`, keys and values `[B, H, S, d]`, to flat `[B * T, D]`."""
     scores = queries @ keys.swapaxes(-1, -2)
     if penalty is not None:
         scores -= penalty

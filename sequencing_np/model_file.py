@@ -23,6 +23,7 @@ from sequencing.text import atomic_file, check_file
 from sequencing.vocab import SentencePieceVocab, Vocab
 
 FORMAT = 1
+_DAMAGE = (zipfile.BadZipFile, zlib.error, AttributeError, ValueError, KeyError, TypeError, EOFError, OSError)
 EXACT = ('matrix', 'triangles', 'permutation')  # linear maps of flows: what is inverted keeps its digits
 
 
@@ -62,7 +63,7 @@ def read_model(path):
             raise UserError(f'{path} has format {number}, newer than the format {FORMAT} that this version of '
                             'sequencing_np reads: upgrade it.')  # fmt: skip
         config = from_dict(Config, json.loads(arrays['config'].tobytes()))
-    except (zipfile.BadZipFile, zlib.error, AttributeError, ValueError, KeyError, TypeError, EOFError, OSError) as error:
+    except _DAMAGE as error:
         raise UserError(f'{path} is not a model that tools/ckpt2npz.py wrote, or it is damaged: {error}.') from None
     weights = {}
     for name, array in _below(arrays, 'weights/').items():

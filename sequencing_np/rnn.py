@@ -119,7 +119,7 @@ class RNNDecoder:
         self.energy = weights['attention/energy'] if part.attention == 'additive' else None
 
     def start(self, outputs, mask, width):
-        """Encoder outputs, flat `[B * S, D]`, and their mask to a `RNNWalk` of `width` hypotheses a sentence."""
+        """The walk of `width` hypotheses a sentence, from encoder outputs, flat `[B * S, D]`, and their mask."""
         return RNNWalk(self, outputs, mask, width)
 
 

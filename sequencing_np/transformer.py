@@ -158,7 +158,7 @@ class TransformerDecoder(Stack):
         return own, SourceAttention(weights.below('source_attention'), around, part.heads), feed
 
     def start(self, outputs, mask, width):
-        """Encoder outputs, flat `[B * S, D]`, and their mask to a `TransformerWalk` of `width` hypotheses a sentence."""
+        """The walk of `width` hypotheses a sentence, from encoder outputs, flat `[B * S, D]`, and their mask."""
         return TransformerWalk(self, outputs, mask, width)
 
 

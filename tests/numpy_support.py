@@ -21,6 +21,19 @@ from sequencing.config import (
     TransformerDecoderConfig,
     TransformerEncoderConfig,
 )
+from sequencing.flow_config import (
+    FlowPriorConfig,
+    FlowRNNDecoderConfig,
+    FlowRNNEncoderConfig,
+    FlowRNNPosteriorConfig,
+    FlowSeqConfig,
+    FlowTransformerDecoderConfig,
+    FlowTransformerEncoderConfig,
+    FlowTransformerPosteriorConfig,
+    GaussianPriorConfig,
+    LogisticLengthConfig,
+    SoftmaxLengthConfig,
+)
 from sequencing.model_folder import write_config
 from sequencing.vocab import Vocab
 from tests.flow_support import disturb
@@ -67,6 +80,48 @@ AUTOREGRESSIVE = {
     'rnn_to_transformer': seq2seq(RNNEncoderConfig(state_size=20), TransformerDecoderConfig(**TRANSFORMER)),
     'transformer_to_conv': seq2seq(TransformerEncoderConfig(**TRANSFORMER), ConvDecoderConfig(**CONV)),
     'conv_to_rnn': seq2seq(ConvEncoderConfig(**CONV), RNNDecoderConfig(**RNN_DECODER)),
+}
+
+
+def flow(**model):
+    """A tiny FlowSeq that differs from a Transformer with self-attention couplings by some fields."""
+    parts = dict(
+        embedding_size=8,
+        latent_size=8,
+        hidden_size=10,
+        encoder=FlowTransformerEncoderConfig(layers=1, heads=2),
+        posterior=FlowTransformerPosteriorConfig(layers=1, heads=2),
+        decoder=FlowTransformerDecoderConfig(layers=1, heads=2),
+        length=SoftmaxLengthConfig(reach=5),
+        prior=FlowPriorConfig(steps=(1, 0), factors=(2,), hidden_size=6, heads=2),
+    )
+    return FlowSeqConfig(**{**parts, **model})
+
+
+FLOWS = {
+    'flow': flow(share_embeddings=True, tie_output=True),
+    'flow_recurrent': flow(
+        embedding_size=6,
+        encoder=FlowRNNEncoderConfig(layers=2, cell='gru'),
+        posterior=FlowRNNPosteriorConfig(shifted=True, bidirectional=False),
+        decoder=FlowRNNDecoderConfig(layers=1, cell='rnn'),
+        length=LogisticLengthConfig(reach=5, mixtures=2),
+        prior=FlowPriorConfig(steps=(1, 0, 0), factors=(2, 3), hidden_size=6, coupling='recurrent', transform='nlsq'),
+    ),
+    'flow_conv': flow(
+        latent_size=64,
+        encoder=FlowRNNEncoderConfig(layers=1),
+        posterior=FlowRNNPosteriorConfig(shifted=True),
+        decoder=FlowRNNDecoderConfig(layers=0),
+        prior=FlowPriorConfig(
+            steps=(1,), factors=(), hidden_size=6, coupling='conv', transform='additive', linear='lu', kernel_size=5
+        ),
+        any_token=True,
+    ),
+    'flow_gaussian': flow(
+        posterior=FlowRNNPosteriorConfig(attention=False),
+        prior=GaussianPriorConfig(hidden_size=6, heads=2, length_unit=3),
+    ),
 }
 
 

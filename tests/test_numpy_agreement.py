@@ -9,7 +9,7 @@ import tensorflow as tf
 import sequencing
 from sequencing.decode_options import options_for
 from sequencing.structures import Batch
-from tests.numpy_support import AUTOREGRESSIVE, convert, translate_without_tensorflow, write_model_folder
+from tests.numpy_support import AUTOREGRESSIVE, FLOWS, convert, translate_without_tensorflow, write_model_folder
 from tests.support import seeds
 
 WORDS = [f'w{i}' for i in range(21)]
@@ -17,6 +17,11 @@ SEARCHES = (
     {'decode': 'greedy', 'max_length': 12},
     {'decode': 'beam', 'beam_size': 4, 'nbest': 3, 'length_penalty': 0.6, 'max_length': 12},
     {'decode': 'beam', 'beam_size': 1, 'batch_tokens': 1},
+)
+FLOW_MODES = (
+    {'decode': 'argmax'},
+    {'decode': 'argmax', 'tau': 0.7, 'ntr': 3, 'seed': 5, 'batch_tokens': 1},
+    {'decode': 'iw', 'nlen': 2, 'ntr': 2, 'iw_k': 3, 'tau': 0.6, 'nbest': 4, 'seed': 7},
 )
 
 
@@ -38,17 +43,24 @@ class AgreementTest(tf.test.TestCase):
         return sequencing.load(folder), file
 
     def test_autoregressive_models(self):
+        self.check_models(AUTOREGRESSIVE, SEARCHES)
+
+    def test_flow_models(self):
+        self.check_models(FLOWS, FLOW_MODES)
+
+    def check_models(self, models, modes):
         asked, wanted, told = [], [], []
-        for name, model_config in [(n, c) for n, c in AUTOREGRESSIVE.items() if n in os.environ.get('FAM', n).split(',')]:
+        for name, model_config in models.items():
+            if name not in os.environ.get('FAM', name).split(','):
+                continue
             translator, file = self.model(name, model_config)
-            for options in SEARCHES:
+            for options in modes:
                 lines = ['', *self.lines()]
                 asked.append((file, lines, options))
                 wanted.append(list(translator.stream(lines, **options)))
                 told.append((f'{name}, {options}', translator))
-        for (name, translator), (_, lines, options), got, want in zip(
-            told, asked, translate_without_tensorflow(asked), wanted
-        ):
+        answers = translate_without_tensorflow(asked)
+        for (name, translator), (_, lines, options), got, want in zip(told, asked, answers, wanted):
             self.assertEqual(len(got), len(want))
             for line, got_line, want_line in zip(lines, got, want):
                 self.check_line(name, translator, line, got_line, want_line, options)
