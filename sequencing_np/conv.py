@@ -52,7 +52,7 @@ class ConvDecoder:
     """Causal gated convolutions that each attend to the source."""
 
     def __init__(self, weights, part, embedding_size):
-        self.size, self.width = part.size, part.width
+        self.xp, self.size, self.width = weights.xp, part.size, part.width
         self.input = TokenInput(weights.below('input'), embedding_size, part.size, part)
         self.enter, self.leave = linear(weights.below('enter')), linear(weights.below('leave'))
         self.source = linear(weights.below('source/projection'))
@@ -90,7 +90,7 @@ class ConvWalk:
         self.penalty = None if mask.all() else key_penalty(mask)[:, 0]  # [n, 1, S]
         self.length_scale = np.sqrt(mask.sum(axis=1).astype(np.float32))[:, np.newaxis, np.newaxis]
         parts = split_heads(decoder.source(outputs), batch, 1, 2 * len(decoder.layers))
-        self.memory = np.ascontiguousarray(parts[:, :, 0])  # [2 * layers, n, S, D]: keys and values of each layer
+        self.memory = parts[:, :, 0].copy()  # [2 * layers, n, S, D]: keys and values of each layer
         shape = (len(decoder.layers), batch * width, decoder.width, decoder.size)
         self.frames = np.zeros_like(outputs, shape=shape)  # the last of each layer's inputs
 
@@ -109,10 +109,11 @@ class ConvWalk:
 
     def reorder(self, parents):
         """Puts hypothesis `parents[r]` in row r."""
-        self.frames = self.frames[:, parents]
+        self.frames = self.frames[:, self.decoder.xp.asarray(parents)]
 
     def keep(self, sentences, rows):
         """Goes on with some sentences, by their places, and with their rows."""
+        sentences = self.decoder.xp.asarray(sentences)
         self.memory, self.length_scale = self.memory[:, sentences], self.length_scale[sentences]
         self.penalty = None if self.penalty is None else self.penalty[sentences]
         self.reorder(rows)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sequencing_np.arrays import to_host
 from sequencing_np.blocks import Bidirectional, DecoderBlock, GlobalAttention, SourceAttentionBlock
 from sequencing_np.layers import Linear, elu, split_heads, weight_norm_linear
 from sequencing_np.transforms import TRANSFORMS
@@ -154,7 +155,7 @@ def _head_matrix(weights):
 
 def host(x):
     """An array of either module as float64 of NumPy."""
-    return np.asarray(x if isinstance(x, np.ndarray) else x.get(), np.float64)
+    return to_host(x).astype(np.float64)
 
 
 class Coupling:
@@ -212,7 +213,7 @@ class Prior:
         packed = self.source(states)
         ends = np.cumsum([net.source.kernel.shape[1] for net in self.conditioners]).tolist()
         projected = [
-            split_heads(np.ascontiguousarray(packed[:, start:end]), rows.batch, net.heads, 2)
+            split_heads(packed[:, start:end].copy(), rows.batch, net.heads, 2)
             for net, start, end in zip(self.conditioners, [0, *ends], ends)
         ]
         return FlowMemory(projected, rows.penalty)
@@ -276,7 +277,7 @@ class FlowPrior(Prior):
     def _deeper(self, direction, x, rows, memory, level):
         """Runs the next level on the channels that are kept, two neighbouring steps as one."""
         kept = self.sizes[level + 1] // 2
-        inner, log_det = direction(np.ascontiguousarray(x[:, :kept]).reshape(-1, 2 * kept), rows.paired(), memory,
+        inner, log_det = direction(x[:, :kept].reshape(-1, 2 * kept), rows.paired(), memory,
                                    level + 1)  # fmt: skip
         return np.concatenate([inner.reshape(-1, kept), x[:, kept:]], axis=1), log_det
 

@@ -20,7 +20,7 @@ class Linear:
     """
 
     def __init__(self, kernel, bias=None):
-        self.kernel, self.bias = np.ascontiguousarray(kernel), bias
+        self.kernel, self.bias = kernel, bias
 
     def __call__(self, x):
         y = x @ self.kernel

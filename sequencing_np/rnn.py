@@ -14,7 +14,7 @@ class LSTM:
         """Takes one product for input and state together."""
         kernel, recurrent = weights['kernel'], weights['recurrent_kernel']
         self.units, self.inputs = len(recurrent), Linear(kernel, weights['bias'])
-        self.recurrent = np.ascontiguousarray(recurrent)
+        self.recurrent = recurrent
         self.both = Linear(np.concatenate([kernel, recurrent]), weights['bias'])
 
     def step(self, x, state):
@@ -74,7 +74,7 @@ def read_sequence(cell, x, mask, reverse=False):
       outputs `[B, T, H]`, zero at padding, where the state stays as it is.
     """
     batch, time = mask.shape
-    projected = np.ascontiguousarray(cell.inputs(x).reshape(batch, time, -1).swapaxes(0, 1))
+    projected = cell.inputs(x).reshape(batch, time, -1).swapaxes(0, 1).copy()
     outputs = np.zeros_like(projected, shape=(batch, time, cell.units))
     state = tuple(np.zeros_like(projected, shape=(batch, cell.units)) for _ in range(cell.fields))
     full = bool(mask.all())
@@ -110,7 +110,7 @@ class RNNDecoder:
     """A recurrent decoder that feeds what it attended to back into its next step; see `sequencing.rnn_decoder`."""
 
     def __init__(self, weights, part, embedding_size):
-        cell = CELLS[part.cell]
+        self.xp, cell = weights.xp, CELLS[part.cell]
         self.cells = [cell(layer) for layer in weights.listed('layers')]
         self.bridge = linear(weights.below('bridge/projection'))
         self.readout = linear(weights.below('readout'))
@@ -168,12 +168,14 @@ class RNNWalk:
         return (softmax(energies) @ self.values).reshape(-1, self.values.shape[2])
 
     def reorder(self, parents):
-        """Puts hypothesis `parents[r]` in row r."""
+        """Puts hypothesis `parents[r]` in row r; `parents` is an array of NumPy."""
+        parents = self.decoder.xp.asarray(parents)
         self.states = [tuple(field[parents] for field in state) for state in self.states]
         self.context = self.context[parents]
 
     def keep(self, sentences, rows):
-        """Goes on with some sentences, by their places, and with their rows."""
+        """Goes on with some sentences, by their places, and with their rows; both are arrays of NumPy."""
+        sentences = self.decoder.xp.asarray(sentences)
         self.keys, self.values = self.keys[sentences], self.values[sentences]
         self.hidden = None if self.hidden is None else self.hidden[sentences]
         self.reorder(rows)

@@ -58,7 +58,7 @@ def greedy(model, src_ids, src_mask, limits, options):
         if not len(waiting):
             break
         found.ids[waiting, 0, time] = ids
-        walk.keep(xp.asarray(going), xp.asarray(going))
+        walk.keep(going, going)
     found.rank_scores[:] = found.scores / length_penalty(found.lengths, options.length_penalty)
     return found._replace(ids=found.ids[:, :, : found.lengths.max()])
 
@@ -83,7 +83,7 @@ def beam(model, src_ids, src_mask, limits, options):
         rank_scores=np.full([batch, width], -np.inf, np.float32),
         truncated=np.zeros([batch, width], bool),
     )
-    walk, xp = model.start(src_ids, src_mask, width), model.xp
+    walk = model.start(src_ids, src_mask, width)
     now = _Beam(batch, width, steps)
     nbest = min(options.nbest, width)
     ids = np.full([batch, width], model.bos_id)
@@ -109,9 +109,9 @@ def beam(model, src_ids, src_mask, limits, options):
             ids, parents = ids[going], parents[going]
             if not len(going):
                 break
-            walk.keep(xp.asarray(going), xp.asarray((going[:, np.newaxis] * width + parents).reshape(-1)))
+            walk.keep(going, (going[:, np.newaxis] * width + parents).reshape(-1))
         else:
-            walk.reorder(xp.asarray((np.arange(len(live))[:, np.newaxis] * width + parents).reshape(-1)))
+            walk.reorder((np.arange(len(live))[:, np.newaxis] * width + parents).reshape(-1))
     inside = np.arange(steps) < found.lengths[:, :, np.newaxis]
     return found._replace(ids=np.where(inside, found.ids, 0)[:, :, : found.lengths.max()])
 

@@ -30,7 +30,7 @@ class Seq2Seq:
         if model.tie_output:
             self.output, self.output_bias = self.trg_table, weights['output_bias']
         else:
-            self.output, self.output_bias = np.ascontiguousarray(weights['output/kernel'].T), weights['output/bias']
+            self.output, self.output_bias = weights['output/kernel'].T.copy(), weights['output/bias']
 
     def start(self, src_ids, src_mask, width):
         """Encodes `[B, S]` ids: the walk of `width` hypotheses a sentence that search takes."""
@@ -45,7 +45,7 @@ class Seq2Seq:
         # wide one.
         scores = self.output @ features.T
         scores += self.output_bias[:, np.newaxis]
-        return np.ascontiguousarray(scores.T)
+        return scores.T.copy()
 
     def translate(self, src_ids, src_mask, limits, options):
         """Decodes a batch; arguments as in `sequencing.seq2seq`, arrays of NumPy. Returns `Hypotheses`."""

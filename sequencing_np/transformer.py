@@ -119,7 +119,7 @@ class Stack:
     """What encoder and decoder share."""
 
     def __init__(self, weights, part, embedding_size):
-        self.size, self.heads, self.pre_norm = part.size, part.heads, part.norm == 'pre'
+        self.xp, self.size, self.heads, self.pre_norm = weights.xp, part.size, part.heads, part.norm == 'pre'
         self.input = TokenInput(weights.below('input'), embedding_size, part.size, part, centred=self.pre_norm)
         self.turns = rotary_positions(weights.xp, part.size // part.heads) if part.positions == 'rotary' else None
         self.layers = [self.layer(layer, part) for layer in weights.listed('layers')]
@@ -169,7 +169,7 @@ class TransformerWalk:
         self.decoder, batch = decoder, len(mask)
         self.penalty = key_penalty(None if mask.all() else mask)
         parts = split_heads(decoder.source(outputs), batch, decoder.heads, 2 * len(decoder.layers))
-        self.memory = np.ascontiguousarray(parts)  # [2 * layers, n, H, S, d]: keys and values of each layer
+        self.memory = parts.copy()  # [2 * layers, n, H, S, d]: keys and values of each layer
         shape = (2, batch * width, decoder.heads, 16, decoder.size // decoder.heads)
         self.caches = [np.empty_like(outputs, shape=shape) for _ in decoder.layers]
         self.time = 0  # steps that the caches hold
@@ -191,12 +191,13 @@ class TransformerWalk:
         """Puts hypothesis `parents[r]` in row r; rows that stay where they are are not touched."""
         moved = np.flatnonzero(parents != np.arange(len(parents)))
         if len(moved):
-            parents = parents[moved]
+            moved, parents = self.decoder.xp.asarray(moved), self.decoder.xp.asarray(parents[moved])
             for cache in self.caches:
                 cache[:, moved, :, : self.time] = cache[:, parents, :, : self.time]
 
     def keep(self, sentences, rows):
         """Goes on with some sentences, by their places, and with their rows."""
+        sentences, rows = self.decoder.xp.asarray(sentences), self.decoder.xp.asarray(rows)
         self.memory = self.memory[:, sentences]
         self.penalty = None if self.penalty is None else self.penalty[sentences]
         self.caches = [cache[:, rows] for cache in self.caches]
