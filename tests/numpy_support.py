@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import tensorflow as tf
 
@@ -123,6 +124,13 @@ FLOWS = {
         prior=GaussianPriorConfig(hidden_size=6, heads=2, length_unit=3),
     ),
 }
+
+
+def scratch_folder(add_cleanup):
+    """A new folder that is removed when what `add_cleanup` belongs to is over."""
+    folder = tempfile.TemporaryDirectory()
+    add_cleanup(folder.cleanup)
+    return folder.name
 
 
 def write_model_folder(folder, model_config, random, words, deviation=0.15):

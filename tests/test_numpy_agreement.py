@@ -1,14 +1,20 @@
 """Promise 5: TensorFlow and `sequencing_np` give the same, in a process where TensorFlow cannot be imported."""
 
 import os
-import tempfile
 
 import numpy as np
 import tensorflow as tf
 
 import sequencing
 from sequencing.structures import Batch
-from tests.numpy_support import AUTOREGRESSIVE, FLOWS, convert, translate_without_tensorflow, write_model_folder
+from tests.numpy_support import (
+    AUTOREGRESSIVE,
+    FLOWS,
+    convert,
+    scratch_folder,
+    translate_without_tensorflow,
+    write_model_folder,
+)
 from tests.support import seeds
 
 WORDS = [f'w{i}' for i in range(21)]
@@ -34,7 +40,7 @@ class AgreementTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()
         self.draw = seeds(self)
-        self.folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.folder = scratch_folder(self.addCleanup)
 
     def test_autoregressive_models(self):
         self.check({name: (model, SEARCHES) for name, model in AUTOREGRESSIVE.items()})
