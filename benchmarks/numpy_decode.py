@@ -18,7 +18,7 @@ import tempfile
 import time
 
 from absl import flags
-from side_by_side import compare, report
+from side_by_side import compare, report, run
 
 from sequencing import cli
 
@@ -78,8 +78,6 @@ def side_command(values, side, model):
 
 def run_apart(values, side, model):
     """In a process of its own, so that TensorFlow is not in this one."""
-    from side_by_side import run
-
     return run(side_command(values, side, model))
 
 
