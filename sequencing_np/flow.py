@@ -122,12 +122,15 @@ class AffineMap:
 
     def multiply(self, weights, kind):
         """Then multiplies heads of at most 32 channels by one matrix; see `flow_layers.invertible_linear`."""
-        depth, head = len(self.shift), _head_matrix(weights)
-        size = len(head)
-        wide = np.kron(np.eye(depth // size), head) if kind == 'a' else np.kron(head, np.eye(depth // size))
-        self.matrix, self.shift = self.matrix @ wide.T, self.shift @ wide.T
-        self.inverse = np.linalg.inv(wide).T @ self.inverse
-        self.log_det += depth // size * np.linalg.slogdet(head)[1]
+        head = _head_matrix(weights)
+        heads = np.eye(len(self.shift) // len(head))
+        wide, inverse = [
+            np.kron(heads, matrix) if kind == 'a' else np.kron(matrix, heads)
+            for matrix in (head.T, np.linalg.inv(head.T))
+        ]
+        self.matrix, self.shift = self.matrix @ wide, self.shift @ wide
+        self.inverse = inverse @ self.inverse
+        self.log_det += len(heads) * np.linalg.slogdet(head)[1]
 
     def finished(self, xp):
         """Its two directions as `Linear`, or None where it changes nothing."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sequencing.errors import UserError
 from sequencing_np import search
 from sequencing_np.conv import ConvDecoder, ConvEncoder
 from sequencing_np.rnn import RNNDecoder, RNNEncoder
@@ -11,11 +12,18 @@ ENCODERS = {'rnn': RNNEncoder, 'transformer': TransformerEncoder, 'conv': ConvEn
 DECODERS = {'rnn': RNNDecoder, 'transformer': TransformerDecoder, 'conv': ConvDecoder}
 
 
+def _part(kinds, part, name, weights, embedding_size):
+    if part.kind not in kinds:
+        raise UserError(f'model.{name}.kind is {part.kind!r}, which sequencing_np does not have: translate with '
+                        'nmt_infer.py.')  # fmt: skip
+    return kinds[part.kind](weights.below(name), part, embedding_size)
+
+
 class Seq2Seq:
     """See `sequencing.seq2seq`.
 
     Args:
-      config: `Config`; weights: `Weights`; trg_vocab: `Vocab`.
+      config: `Config`; weights: `Weights`; src_vocab, trg_vocab: `Vocab`s.
     """
 
     decoding_modes = ('beam', 'greedy')  # the default first
@@ -25,8 +33,8 @@ class Seq2Seq:
         self.xp, self.bos_id, self.eos_id = weights.xp, trg_vocab.bos_id, trg_vocab.eos_id
         self.trg_table = weights['trg_embedding/table']
         self.src_table = self.trg_table if model.share_embeddings else weights['src_embedding/table']
-        self.encoder = ENCODERS[model.encoder.kind](weights.below('encoder'), model.encoder, model.embedding_size)
-        self.decoder = DECODERS[model.decoder.kind](weights.below('decoder'), model.decoder, model.embedding_size)
+        self.encoder = _part(ENCODERS, model.encoder, 'encoder', weights, model.embedding_size)
+        self.decoder = _part(DECODERS, model.decoder, 'decoder', weights, model.embedding_size)
         if model.tie_output:
             self.output, self.output_bias = self.trg_table, weights['output_bias']
         else:
@@ -41,8 +49,8 @@ class Seq2Seq:
     def logits(self, walk, ids, time):
         """Scores `[R, N]` of the tokens that follow `ids` `[R]`, the ones just chosen."""
         features = walk.step(self.trg_table[self.xp.asarray(ids)], time)
-        # The table stands first, for BLAS multiplies a tall matrix with a few columns faster than a few rows with a
-        # wide one.
+        # The table stands first: BLAS multiplies a tall matrix with a few columns two to three times as fast as a few
+        # rows with a wide one.
         scores = self.output @ features.T
         scores += self.output_bias[:, np.newaxis]
         return scores.T.copy()

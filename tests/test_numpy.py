@@ -20,7 +20,8 @@ from sequencing.model_folder import write_config
 from sequencing.optimizers import build_optimizer
 from sequencing.vocab import Vocab, VocabMaker
 from sequencing_np import noise as numpy_noise
-from sequencing_np.model_file import ModelFile, quantise, read_model, vocabs, write_model
+from sequencing_np.model_file import ModelFile, Weights, quantise, read_model, vocabs, write_model
+from sequencing_np.seq2seq import DECODERS, Seq2Seq
 from tests import strict_arrays
 from tests.numpy_support import AUTOREGRESSIVE, convert, scratch_folder, write_model_folder
 from tests.support import seeds
@@ -244,6 +245,12 @@ class ConversionTest(FolderTest):
         ):
             np.testing.assert_array_equal(got[name], averages[variable.ref()].numpy())
         self.assertEqual(len(got), len(model.trainable_variables))
+
+    def test_a_part_that_numpy_does_not_have_is_named(self):
+        config, vocab = Config(model=AUTOREGRESSIVE['rnn']), Vocab(WORDS)
+        weights = Weights(ckpt2npz.weights_of(build_model(config, vocab, vocab)))
+        with mock.patch.dict(DECODERS, clear=True), self.assertRaisesRegex(UserError, "model.decoder.kind is 'rnn'"):
+            Seq2Seq(config, weights, vocab, vocab)
 
     def test_mistakes(self):
         for arguments, message in (
