@@ -64,7 +64,7 @@ class LayerNorm:
         self.scale, self.shift = weights['scale'], weights['shift']
 
     def __call__(self, x):
-        y = normalised(x - x.mean(axis=1, keepdims=True))
+        y = normalised(x - x.sum(axis=1, keepdims=True) * np.float32(1.0 / x.shape[1]))
         y *= self.scale
         y += self.shift
         return y
