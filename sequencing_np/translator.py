@@ -3,7 +3,7 @@
 import numpy as np
 
 from sequencing.decode_options import options_for
-from sequencing.line_batches import Output, Translation, batches_by_length, blank, pad, windows
+from sequencing.line_batches import Output, Translation, batches_by_length, blank, pad, slow, windows
 from sequencing_np import arrays
 from sequencing_np.model_file import Weights, read_model, vocabs
 
@@ -27,7 +27,7 @@ class Translator:
     def stream(self, lines, **options):
         """Yields a `Translation` for each line of an iterable, in order and in bounded memory."""
         options = options_for(self.model, self.config, **options)
-        for window in windows(lines):
+        for window in windows(lines, slow(lines)):
             yield from self._translate_window(window, options)
 
     def _translate_window(self, lines, options):
