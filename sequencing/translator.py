@@ -308,6 +308,16 @@ def join(folders, translators):
 
 def load_one(model_dir, checkpoint, precision):
     """The `Translator` of one model folder; see `load`."""
+    model, config, src_vocab, trg_vocab = load_model(model_dir, checkpoint, precision)
+    if config.model.kind == 'seq2seq':
+        store_for_decoding(model, model.dtype)
+    elif config.model.kind == 'flowseq':
+        model = model.for_decoding()
+    return Translator(model, config, src_vocab, trg_vocab)
+
+
+def load_model(model_dir, checkpoint='best', precision=None):
+    """A trained model as it was trained, its `Config` and its two vocabularies; arguments and errors as in `load`."""
     from build_model import build_model  # joins the parts, so it stands above this package
 
     config = read_config(model_dir)
@@ -317,8 +327,4 @@ def load_one(model_dir, checkpoint, precision):
     restore_weights(model, path)
     if config.train.ema and os.path.basename(os.path.dirname(path)) != 'best':  # `best` holds the averages already
         restore_averages(model, path, config.train)
-    if config.model.kind == 'seq2seq':
-        store_for_decoding(model, model.dtype)
-    elif config.model.kind == 'flowseq':
-        model = model.for_decoding()
-    return Translator(model, config, src_vocab, trg_vocab)
+    return model, config, src_vocab, trg_vocab

@@ -36,9 +36,10 @@ def convert(flags):
     if not flags.output_file.endswith('.npz'):
         raise UserError(f'--output_file {flags.output_file}: give a name that ends in .npz.')
     cli.quiet_tensorflow()  # here and not above: a mistake in the flags is told without waiting for TensorFlow
+    from sequencing.translator import load_model
     from sequencing_np.model_file import ModelFile, write_model
 
-    model, config = load_model(flags.model_dir, flags.checkpoint)
+    model, config, _, _ = load_model(flags.model_dir, flags.checkpoint)
     write_model(
         flags.output_file,
         ModelFile(config, read_files(os.path.join(flags.model_dir, 'vocab')), weights_of(model)),
@@ -46,21 +47,6 @@ def convert(flags):
     )
     print(f'{flags.output_file}: {os.path.getsize(flags.output_file) / 2**20:.1f} MiB')
     return 0
-
-
-def load_model(model_dir, checkpoint):
-    """The model as it was trained, with its averages where it has them, and its `Config`."""
-    from build_model import build_model
-    from sequencing.model_folder import checkpoint_path, read_config, restore_weights
-    from sequencing.translator import load_vocabs, restore_averages
-
-    config = read_config(model_dir)
-    path = checkpoint_path(model_dir, checkpoint)
-    model = build_model(config, *load_vocabs(config, model_dir))
-    restore_weights(model, path)
-    if config.train.ema and os.path.basename(os.path.dirname(path)) != 'best':  # `best` holds the averages already
-        restore_averages(model, path, config.train)
-    return model, config
 
 
 def weights_of(model):
