@@ -195,7 +195,7 @@ class VariantsTest(tf.test.TestCase):
         self.random = np.random.default_rng(seeds(self).randrange(2**31))
 
     def arrays(self, variant):
-        arrays = {name: 0.2 * self.random.normal(size=shape) for name, shape in Published(variant).shapes.items()}
+        arrays = {name: 0.1 * self.random.normal(size=shape) for name, shape in Published(variant).shapes.items()}
         for name in arrays:
             if name + '_inv' in arrays:  # a flow's matrix is to be far from singular
                 arrays[name] += np.eye(E)
