@@ -7,6 +7,7 @@ import tempfile
 import unittest
 
 import numpy as np
+import tensorflow as tf
 
 from tests.families import TRANSFORMER, WORDS, make_translator, save_translator
 from tests.support import seeds
@@ -49,18 +50,18 @@ class ExportTest(unittest.TestCase):
         engine = ctranslate2.Translator(served, intra_threads=1)
         sources = [translator.src_vocab.pieces(ids) for ids in translator.src_vocab.encode_lines(lines)]
         found = engine.translate_batch(
-            sources, beam_size=beam_size, length_penalty=0, return_scores=True, max_decoding_length=30
-        )
+            sources, beam_size=beam_size, length_penalty=0, return_scores=True, max_decoding_length=30,
+            min_decoding_length=0,
+        )  # fmt: skip
         mode = {'decode': 'beam', 'beam_size': beam_size, 'nbest': 1} if beam_size > 1 else {'decode': 'greedy'}
         wanted = list(translator.stream(lines, max_length=30, **mode))
-        same = 0
-        for got, want in zip(found, wanted):
-            output = want.outputs[0]
-            if got.hypotheses[0] == output.tokens:
-                same += 1
-                if not output.output_truncated:
-                    self.assertLess(abs(got.scores[0] - output.score), 1e-3 * max(1, abs(output.score)))
-        self.assertGreaterEqual(same, 8)  # of 9: near ties may fall otherwise
+        pairs = [(a, b.outputs[0]) for a, b in zip(found, wanted) if not b.outputs[0].output_truncated]
+        self.assertGreater(len(pairs), 4)  # at the length limit the engine does not count EOS
+        different = 0
+        for got, output in pairs:
+            self.assertLess(abs(got.scores[0] - output.score), 1e-3 * max(1, abs(output.score)))
+            different += got.hypotheses[0] != output.tokens
+        self.assertLessEqual(different, 1)  # near ties may fall otherwise
 
     def test_every_kind_of_transformer_translates_the_same(self):
         for part in (
@@ -70,8 +71,11 @@ class ExportTest(unittest.TestCase):
         ):
             with self.subTest(part):
                 translator = make_translator(
-                    'transformer', self.random.randrange(1000), sharpen=3.0, network=network(**part)
+                    'transformer', self.random.randrange(1000), sharpen=2.0, network=network(**part)
                 )
+                output = translator.model.output  # sentences that end
+                output.kernel.assign(0.3 * output.kernel)
+                output.bias.assign_add(2.0 * tf.one_hot(translator.trg_vocab.eos_id, output.bias.shape[0]))
                 served = self.export(translator)
                 for beam_size in (1, 4):
                     self.check_same(translator, served, beam_size)

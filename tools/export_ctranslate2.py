@@ -56,9 +56,8 @@ def export(flags):
     check_engine_has_it(flags.model_dir, config)
     spec = make_spec(model, config)
     register_vocabularies(spec, src_vocab, trg_vocab)
-    if flags.quantization != 'float32':
-        spec.optimize(quantization=flags.quantization)
     spec.validate()
+    spec.optimize(quantization=flags.quantization)
     parent = os.path.dirname(os.path.abspath(flags.output_dir))
     try:
         with tempfile.TemporaryDirectory(dir=parent) as scratch:
