@@ -8,7 +8,6 @@ on where it was.
 
 import contextlib
 import dataclasses
-import math
 import os
 import signal
 import sys
@@ -95,7 +94,8 @@ def train(flags):
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 'out of memory: lower train.batch_size (and raise train.accumulate by the same factor to keep the '
-                f'update as it is). TensorFlow says: {error.message.splitlines()[0]}'
+                'update as it is), or train.flow.init_sentences if a flow was about to be initialised. TensorFlow '
+                f'says: {error.message.splitlines()[0]}'
             ) from error
 
 
@@ -149,7 +149,8 @@ def prepare(config, model_dir, init_from, changes):
     if restored:
         print(f'going on from {restored}', flush=True)
     elif init_from:
-        warm_start(model, src_vocab, trg_vocab, init_from)
+        told = warm_start(model, src_vocab, trg_vocab, init_from)
+        state.warm.assign(all(what.startswith('taken') for what in told.values()))
     check_same_data(model_dir, inputs.keys if restored else None)
     for change in changes:
         cli.note(change)
@@ -227,12 +228,11 @@ def enter_phase(config, model, objective, optimizer, state, inputs, step):
     number = objective.phases.index(phase)
     optimizer.learning_rate = LearningRate(config.train, phase.warmup_steps, phase.steps)
     if int(state.phases_begun) <= number:
-        objective.begin(phase, inputs)
+        if not bool(state.warm):
+            objective.begin(phase, inputs)
         if number:
             print(f'phase {phase.name} begins at step {step}', flush=True)
             reset(optimizer)
-            state.best_score.assign(-math.inf)  # of another kind so far
-            state.rounds_without_gain.assign(0)
         state.phases_begun.assign(number + 1)
     updater = Updater(
         model, optimizer, state, config.train, config.seed,

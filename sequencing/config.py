@@ -286,7 +286,7 @@ class Config:
     model_dir: str = option('', 'model folder; --model_dir overrides it')
     precision: str = option('float32', 'dtype of the arithmetic; weights, reductions and normalisation stay float32',
                             choices=('float32', 'mixed_bfloat16', 'mixed_float16'))  # fmt: skip
-    seed: int = option(1, 'seed of weights, order, dropout and sampling', at_least=0)
+    seed: int = option(1, 'seed of weights, order, dropout and sampling', at_least=0, at_most=2**31 - 1)
     threads: int = option(0, 'CPU threads of one operation; 0 for all cores', at_least=0)
 
     def __post_init__(self):

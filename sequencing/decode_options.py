@@ -29,7 +29,7 @@ class DecodeOptions:
     iw_k: int = option(4, 'posterior samples of importance-weighted decoding', at_least=1)
     rescore_model: str = option('', 'folder of an autoregressive model that scores the candidates of npd and mbr')
     utility: str = option('chrf', 'agreement that mbr ranks by', choices=('chrf', 'bleu'))
-    seed: int = option(1, 'seed of sampling', at_least=0)
+    seed: int = option(1, 'seed of sampling', at_least=0, at_most=2**31 - 1)
     attention: bool = option(False, 'return attention weights')
 
     def __post_init__(self):

@@ -228,7 +228,8 @@ class FlowTrainConfig:
     """The course of a flow model's training; the rest is in `TrainConfig`."""
 
     reconstruction_steps: int = option(0, 'first updates, in which only the reconstruction from the mean of the '
-                                       'posterior is trained', at_least=0)  # fmt: skip
+                                       'posterior is trained, while the rate rises (for at most 4000 of them)',
+                                       at_least=0)  # fmt: skip
     init_sentences: int = option(512, 'random pairs on which layers are initialised before each phase', at_least=2)
     samples: int = option(1, 'latents a sentence in the bound', at_least=1)
     kl_weight: float = option(1.0, 'of the KL once it is warm; 1 is the true bound, less keeps latents alive', above=0)

@@ -174,7 +174,8 @@ def verdict(findings):
     numbers = [findings.reconstruction, findings.kl, findings.round_trip, *(findings.log_det or ())]
     if findings.nonfinite or not np.isfinite(numbers).all():
         return 'exploding', findings.nonfinite or 'a measure is not finite', (
-            'lower train.learning_rate or train.clip_norm; float32 in place of a 16-bit precision; prior.linear=lu'
+            'a lower train.learning_rate or train.clip_norm; float32 in place of a 16-bit precision; '
+            'model.prior.linear=lu'
         )  # fmt: skip
     if findings.round_trip > ROUND_TRIP or findings.condition[0] > CONDITION:
         return 'exploding', (

@@ -19,7 +19,7 @@ from sequencing.flowseq_encoders import last_state
 from sequencing.flowseq_posteriors import sample_posterior
 from sequencing.losses import cross_entropy
 
-RECONSTRUCTION, FULL = 'reconstruction', 'full'  # the two phases of training
+RECONSTRUCTION, FULL = 'reconstruction', 'bound'  # the two phases of training
 
 
 class FlowLoss(NamedTuple):

@@ -40,6 +40,7 @@ class TrainingState(tf.Module):
         self.skipped = tf.Variable(0, dtype=tf.int64, name='skipped')  # updates, for non-finite gradients
         self.skipped_in_a_row = tf.Variable(0, dtype=tf.int64, name='skipped_in_a_row')
         self.phases_begun = tf.Variable(0, dtype=tf.int64, name='phases_begun')
+        self.warm = tf.Variable(False, name='warm')  # every weight comes from another model: none is set from data
         self.loss_scale = tf.Variable(FIRST_LOSS_SCALE, dtype=tf.float32, name='loss_scale')  # float16 only
         self.finite_in_a_row = tf.Variable(0, dtype=tf.int64, name='finite_in_a_row')  # at this loss scale
         self.totals = tf.Variable(np.zeros(len(self.fields)), dtype=tf.float64, name='totals')

@@ -60,11 +60,12 @@ class Validator:
           step: number of updates; state: `TrainingState`, whose record of the best score is kept up to date.
           writer: of TensorBoard scalars.
         Returns:
-          whether this is the best so far. Without a dev set every checkpoint counts as the best.
+          whether this is the best so far. Without a dev set every checkpoint counts as the best. While the model does
+          not translate yet there is no best one, nor a loss of patience.
         """
-        if not self.source:
-            return True
         phase = phase_at(self.objective, step - 1)
+        if not self.source:
+            return self.objective.translates(phase)
         translate = self._translate if self.objective.translates(phase) else self._reconstruct
         sums, translations = self.with_averages(lambda: (self._sums(phase), translate()))
         nll = sums.nll / max(sums.tokens, 1.0)
@@ -81,7 +82,7 @@ class Validator:
         with writer.as_default(step=step):
             for name, value in {**values, 'nll': nll, **details}.items():
                 tf.summary.scalar(f'dev/{name}', value)
-        return self._is_best(step, values[self.config.train.best_by], state)
+        return self.objective.translates(phase) and self._is_best(step, values[self.config.train.best_by], state)
 
     def with_averages(self, body):
         """Runs `body` with the moving average of the weights in place of the weights, where there is one."""

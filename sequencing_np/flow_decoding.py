@@ -32,6 +32,21 @@ class Candidates(NamedTuple):
     spans: np.ndarray  # [B, C] int
     scores: np.ndarray  # [B, C] float32, log p(y | z, x)
     length_log_probs: np.ndarray  # [B, C] float32, -inf where there is no candidate
+    truncated: np.ndarray  # [B, C] bool, whether the length limit cut it
+
+
+def candidates_asked(options):
+    """How many candidates a source has, unless its length can only become fewer lengths."""
+    if options.decode == 'argmax':
+        return options.ntr if options.tau else 1  # without noise all would be the same
+    return options.nlen * options.ntr
+
+
+def rows_per_source(model, options):
+    """How many sentences the parts of the model read at once for a source."""
+    if options.decode == 'argmax':
+        return candidates_asked(options)
+    return min(options.nlen, model.lengths.most_lengths) * options.ntr * options.iw_k
 
 
 def translate(model, src_ids, src_mask, limits, options):
@@ -47,42 +62,40 @@ def translate(model, src_ids, src_mask, limits, options):
     source = model.encode(src_ids, src_mask)
     keys = noise.source_hash(src_ids, src_mask)
     if options.decode == 'argmax':
-        samples = options.ntr if options.tau else 1  # all of them would be the same
-        found = argmax(model, source, keys, options.tau, samples, options.seed)
-        ranks, count = found.scores, samples
+        chosen_from = candidates_asked(options)
+        found = argmax(model, source, keys, options.tau, chosen_from, options.seed, limits)
+        ranks = found.scores
     else:
-        found = candidates(model, source, keys, options)
+        chosen_from, found = 1, candidates(model, source, keys, options, limits)
         scores = weighted_scores(model, source, keys, found, options.iw_k, options.seed)
-        ranks, count = scores / found.spans, options.nlen * options.ntr
-        found = found._replace(scores=scores)
+        ranks, found = scores / found.spans, found._replace(scores=scores)
     possible = found.length_log_probs > -np.inf
     found = found._replace(scores=np.where(possible, found.scores, -np.inf))
-    return _best_first(model, found, np.where(possible, ranks, -np.inf), limits, possible, count)
+    return _best_first(model, found, np.where(possible, ranks, -np.inf), possible.sum(axis=1) * chosen_from)
 
 
-def _best_first(model, found, ranks, limits, possible, count):
+def _best_first(model, found, ranks, count):
     order = np.argsort(-ranks, axis=1, kind='stable')
-    spans, scores, length_log_probs, ranks = [
-        np.take_along_axis(x, order, axis=1) for x in (found.spans, found.scores, found.length_log_probs, ranks)
+    spans, scores, length_log_probs, truncated, ranks = [
+        np.take_along_axis(x, order, axis=1)
+        for x in (found.spans, found.scores, found.length_log_probs, found.truncated, ranks)
     ]
     ids = np.take_along_axis(found.ids, order[:, :, np.newaxis], axis=1)
     places = np.arange(ids.shape[2])
     inside = (ids != model.eos_id) & (places < spans[:, :, np.newaxis])
-    lengths = np.logical_and.accumulate(inside, axis=2).sum(axis=2)
-    kept = np.minimum(lengths, limits[:, np.newaxis])
     return FlowHypotheses(
-        ids=np.where(places < kept[:, :, np.newaxis], ids, model.pad_id),
-        lengths=kept,
+        ids=np.where(inside, ids, model.pad_id),
+        lengths=inside.sum(axis=2),  # all that follows the first EOS is EOS
         scores=scores,
         rank_scores=ranks,
-        truncated=lengths > kept,
+        truncated=truncated,
         length_log_probs=length_log_probs,
         spans=spans,
-        candidates=possible.sum(axis=1) * (count // ids.shape[1]),
+        candidates=count,
     )
 
 
-def argmax(model, source, keys, tau, samples, seed):
+def argmax(model, source, keys, tau, samples, seed, limits):
     """The candidate of the most probable length: from zero noise, or from the likeliest of `samples` noisy latents."""
     lengths, length_log_probs = _lengths(model, source, 1)
     rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first=False)
@@ -92,15 +105,16 @@ def argmax(model, source, keys, tau, samples, seed):
         places = model.xp.asarray(best + samples * np.arange(len(best)))
         z = z.reshape(rows.batch, rows.time, -1)[places].reshape(-1, z.shape[1])
         rows = Rows(model.xp, rows.mask[places])
-    return _as_candidates(*decode(model, source, z, rows), rows, length_log_probs)
+    return _as_candidates(decode(model, source, z, rows, limits), rows, length_log_probs)
 
 
-def candidates(model, source, keys, options):
+def candidates(model, source, keys, options, limits):
     """`nlen * ntr` candidates a source, those of one length next to each other, the first of each without noise."""
     lengths, length_log_probs = _lengths(model, source, options.nlen)
     rows, draws = _noise(model, lengths, keys, options.ntr, options.tau, options.seed, zero_first=True)
     z, _ = generate(model, source, rows, draws)
-    return _as_candidates(*decode(model, source, z, rows), rows, np.repeat(length_log_probs, options.ntr, axis=1))
+    decoded = decode(model, source, z, rows, limits)
+    return _as_candidates(decoded, rows, np.repeat(length_log_probs, options.ntr, axis=1))
 
 
 def _lengths(model, source, count):
@@ -134,8 +148,9 @@ def generate(model, source, rows, draws):
     return z, model.normal_log_prob(draws, rows) - log_det
 
 
-def decode(model, source, z, rows):
-    """The likeliest tokens for flat latents: ids `[N, T]` of NumPy, PAD at padding, and log p(y | z, x) `[N]`."""
+def decode(model, source, z, rows, limits):
+    """The likeliest tokens for flat latents, several sentences for each of the B `limits`: ids `[N, T]` of NumPy, PAD
+    at padding, EOS beyond the limit; log p(y | z, x) of these, `[N]`; whether the limit cut them, `[N]`."""
     logits = model.logits(z, rows, source)
     barred = [] if model.any_token else [model.pad_id, model.unk_id]
     kept = logits[:, barred]
@@ -147,15 +162,20 @@ def decode(model, source, z, rows):
     ids[mask] = chosen
     ends = (ids == model.eos_id) & mask
     ids = np.where(mask & (ends.cumsum(axis=1) > ends), model.eos_id, ids)  # what follows the first EOS is EOS
-    return ids, to_host(model.chosen(logits, model.xp.asarray(ids[mask]), rows))
+    limits = np.repeat(limits, len(ids) // len(limits))[:, np.newaxis]
+    beyond = mask & (np.arange(rows.time) >= limits)
+    truncated = (beyond & (ids != model.eos_id)).any(axis=1)
+    ids = np.where(beyond, model.eos_id, ids)
+    return ids, to_host(model.chosen(logits, model.xp.asarray(ids[mask]), rows)), truncated
 
 
-def _as_candidates(ids, scores, rows, length_log_probs):
-    count = length_log_probs.shape[1]
+def _as_candidates(decoded, rows, length_log_probs):
+    (ids, scores, truncated), count = decoded, length_log_probs.shape[1]
     spans = to_host(rows.mask.sum(axis=1))
     return Candidates(
-        ids.reshape(-1, count, rows.time), spans.reshape(-1, count), scores.reshape(-1, count), length_log_probs
-    )
+        ids.reshape(-1, count, rows.time), spans.reshape(-1, count), scores.reshape(-1, count), length_log_probs,
+        truncated.reshape(-1, count),
+    )  # fmt: skip
 
 
 def weighted_scores(model, source, keys, found, samples, seed):

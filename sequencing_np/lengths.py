@@ -17,6 +17,7 @@ class LengthPredictor:
 
     def __init__(self, weights, part, unit):
         self.reach, self.unit = part.reach, unit
+        self.most_lengths = (2 * part.reach - 1) // unit + 2  # that any source has
         self.hidden = [linear(layer) for layer in weights.listed('hidden')]
         self.output = linear(weights.below('output'))
 
@@ -31,17 +32,15 @@ class LengthPredictor:
         return np.arange(-self.reach, self.reach + 1)
 
     def predict(self, context, src_lengths, count):
-        """The most probable lengths and their log-probabilities, each `[B, count]`, best first.
+        """The most probable lengths and their log-probabilities, each `[B, count]`, best first; at most `most_lengths`.
 
-        Where there are fewer than `count`, the log-probability is -inf and the length is the unit.
+        Where a source has fewer, the log-probability is -inf and the length is the unit.
         """
         lengths, log_probs = self.distribution(context, src_lengths)
         log_probs = np.where(lengths > 0, log_probs, -np.inf)
-        places = np.argsort(-log_probs, axis=1, kind='stable')[:, :count]
+        places = np.argsort(-log_probs, axis=1, kind='stable')[:, : min(count, self.most_lengths)]
         best = np.take_along_axis(log_probs, places, axis=1)
-        lengths = np.where(best > -np.inf, np.take_along_axis(lengths, places, axis=1), self.unit)
-        missing = ((0, 0), (0, count - places.shape[1]))
-        return np.pad(lengths, missing, constant_values=self.unit), np.pad(best, missing, constant_values=-np.inf)
+        return np.where(best > -np.inf, np.take_along_axis(lengths, places, axis=1), self.unit), best
 
 
 class SoftmaxLength(LengthPredictor):

@@ -34,17 +34,30 @@ class Translator:
         encoded = self.src_vocab.encode_lines(lines)
         cut = [len(ids) > options.max_src_length for ids in encoded]
         encoded = [ids[: options.max_src_length] for ids in encoded]
-        results = [blank(too_long) if not len(ids) else None for ids, too_long in zip(encoded, cut)]
+        is_flow = self.config.model.kind == 'flowseq'
+        results = [blank(too_long, is_flow) if not len(ids) else None for ids, too_long in zip(encoded, cut)]
         waiting = [i for i, ids in enumerate(encoded) if len(ids)]
-        for batch in batches_by_length(waiting, [len(ids) + 1 for ids in encoded], options.batch_tokens):
+        most = options.batch_tokens // (self.model.rows_per_source(options) if is_flow else 1)
+        for batch in batches_by_length(waiting, [len(ids) + 1 for ids in encoded], most):
             rows = [np.append(encoded[i], self.src_vocab.eos_id) for i in batch]
             src_ids, mask = pad(rows, self.src_vocab.pad_id)
             longest = 2 * mask.sum(axis=1) + 18 if not options.max_length else np.full(len(rows), options.max_length)
             found = self.model.translate(src_ids, mask, longest, options)
             for row, i in enumerate(batch):
                 pieces = self.src_vocab.pieces(encoded[i])
-                results[i] = Translation(self._outputs(found, row, options), pieces, cut[i])
+                result = Translation(self._outputs(found, row, options), pieces, cut[i])
+                results[i] = self._with_flow_values(result, found, row, options) if is_flow else result
         return results
+
+    def _with_flow_values(self, result, found, row, options):
+        """What only flow models know."""
+        values = zip(result.outputs, found.length_log_probs[row], found.spans[row])
+        outputs = [
+            output._replace(length_log_prob=float(log_prob), span=int(span)) for output, log_prob, span in values
+        ]
+        count = int(found.candidates[row])
+        missing = self.model.candidates_asked(options) - count
+        return result._replace(outputs=outputs, candidates=count, candidates_missing=missing)
 
     def _outputs(self, found, row, options):
         outputs = []

@@ -1,20 +1,29 @@
 """How flows are trained: phases, weights of the KL, initialisation on data, and the parts of the bound."""
 
+import contextlib
+import io
+import os
+import tempfile
 import types
+import unittest
 
 import numpy as np
 import tensorflow as tf
 
 import build_inputs
+import nmt_train
+from flow_layers.actnorm import ActNorm
 from sequencing.blocks import Rows
 from sequencing.flow_config import FlowPriorConfig, FlowTrainConfig
 from sequencing.flow_objective import FlowObjective
 from sequencing.flowseq import FULL, RECONSTRUCTION
+from sequencing.flowseq_posteriors import sample_posterior
 from sequencing.objectives import phase_at
 from sequencing.optimizers import LearningRate, build_optimizer
 from sequencing.training import TrainingState, Updater, reset
 from tests.flow_support import random_batch, tiny_flow_model
 from tests.support import seeds
+from tests.toy import write_task
 
 ONE_LEVEL = FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2)
 
@@ -86,30 +95,77 @@ class FlowTrainingTest(tf.test.TestCase):
         self.assertAllClose(free.loss - (plain.loss - plain.kl), 1e3 * tf.reduce_sum(tokens), 1e-5)
         self.assertAllClose(free.kl, plain.kl)
 
-    def test_initialisation_normalises_what_reaches_each_actnorm(self):
-        objective, _, batch = self.objective()
+    def test_initialisation_sets_the_ends_of_the_posterior_and_normalises_what_enters_the_flow(self):
+        objective, config, batch = self.objective()
         drawn = []
 
         def sample(count, turn):
             drawn.append((count, turn))
             return [part.numpy() for part in batch]
 
-        inputs = types.SimpleNamespace(sample=sample)
         model = objective.model
         for phase in objective.phases:
-            objective.begin(phase, inputs)
+            objective.begin(phase, types.SimpleNamespace(sample=sample))
         self.assertEqual(drawn, [(512, 0), (512, 1)])
         rows = Rows(batch.trg_mask)
         source = model.encode(batch.src_ids, batch.src_mask)
-        mean, log_variance = model.posterior_ends(batch.trg_ids, rows, source)
-        for ends in (mean, log_variance):  # the published recipe starts them at a deviation of 0.05 (facts, section 10)
-            real = tf.boolean_mask(rows.padded(ends), batch.trg_mask)
+        ends = model.posterior_ends(batch.trg_ids, rows, source)
+        for end in ends:  # the published recipe starts them at a deviation of 0.05 (facts, section 10)
+            real = tf.boolean_mask(rows.padded(end), batch.trg_mask)
             self.assertAllClose(tf.math.reduce_std(real, axis=0), 0.05 * np.ones(8), atol=5e-3)
+        draws = model.latent_noise(tf.constant([config.seed, 1], tf.int32), batch.index, 1, rows.time)
+        _, z, _ = sample_posterior(*ends, rows, draws)
+        first = next(module for module in model.prior.layers[0].submodules if isinstance(module, ActNorm))
+        entered = first.forward(rows.padded(z), mask=rows.mask)
+        real = tf.boolean_mask(entered, batch.trg_mask).numpy()
+        self.assertAllClose(real.mean(axis=0), np.zeros(8), atol=1e-4)
+        self.assertAllClose(real.std(axis=0, ddof=1), np.ones(8), atol=1e-3)
 
     def test_the_learning_rate_begins_anew_in_each_phase(self):
         _, config, _ = self.objective(train={'warmup_steps': 10, 'warmup_from': 0.5, 'learning_rate': 2.0})
         rate = LearningRate(config.train, warmup_steps=4, steps=9)
         self.assertAllClose([rate(i) for i in (0, 1, 3, 4, 8)], [1.25, 1.5, 2.0, 2.0, 2.0])
+
+
+class PhasesOfATrainingTest(unittest.TestCase):
+    """`nmt_train.py` itself, with a dev set, through both phases."""
+
+    def setUp(self):
+        super().setUp()
+        random = seeds(self)
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = scratch.name
+        self.config_file = write_task(os.path.join(self.folder, 'data'), 'copy', random, dev=6)
+
+    def train(self, name, *arguments):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+            code = nmt_train.main([
+                'nmt_train.py', '--config=config_toy_flow', f'--config_file={self.config_file}', *arguments,
+                f'--model_dir={self.folder}/{name}', f'--set=data.cache_dir={self.folder}/cache',
+            ])  # fmt: skip
+        self.assertEqual(code, 0)
+        return out.getvalue()
+
+    def test_reconstructions_are_validated_but_only_translations_count_and_warm_starts_keep_the_flow(self):
+        data = ('--set=data.dev_src=dev.src', '--set=data.dev_trg=dev.trg', '--set=train.patience=1')
+        said = self.train('first', *data, '--set=train.validate_every=1', '--set=train.max_steps=6')
+        # Patience of one validation: all those of the first phase, whatever they found, cost none.
+        self.assertIn('phase bound begins at step 4', said)
+        self.assertIn('validation at step 4', said)
+        best = tf.train.latest_checkpoint(f'{self.folder}/first/best')
+        self.assertGreaterEqual(int(best.rpartition('-')[2]), 5)
+        frozen = ('--set=train.max_steps=5', '--set=train.learning_rate=1e-30', '--set=train.optimizer=sgd')
+        said = self.train('second', *data, *frozen, f'--init_from={self.folder}/first')
+        self.assertNotIn('new:', said)
+        taken, kept = (
+            tf.train.load_checkpoint(path) for path in (best, tf.train.latest_checkpoint(f'{self.folder}/second'))
+        )
+        names = [name for name in taken.get_variable_to_shape_map() if name.startswith('model/')]
+        self.assertGreater(len(names), 20)
+        for name in names:
+            np.testing.assert_allclose(kept.get_tensor(name), taken.get_tensor(name), atol=1e-20, err_msg=name)
 
 
 class SampleTest(tf.test.TestCase):

@@ -23,7 +23,7 @@ SEARCHES = (
     {'decode': 'beam', 'beam_size': 4, 'nbest': 3, 'length_penalty': 0.6},
 )
 FLOW_MODES = (
-    {'decode': 'argmax'},
+    {'decode': 'argmax', 'max_length': 3},
     {'decode': 'iw', 'nlen': 2, 'ntr': 2, 'iw_k': 3, 'tau': 0.6, 'nbest': 4, 'seed': 7},
 )
 NOISY = {'decode': 'argmax', 'tau': 0.7, 'ntr': 3, 'seed': 5}

@@ -98,7 +98,7 @@ class SteeringCommandTest(tf.test.TestCase):
         )
         made = self.path('lex')
         code, _, err = run(make_shortlist.main, f'--model_dir={self.path("rnn")}', f'--src={source}', f'--trg={target}',
-                           f'--output={made}', '--iterations=8')  # fmt: skip
+                           f'--output_file={made}', '--iterations=8')  # fmt: skip
         self.assertEqual(code, 0, err)
         test = self.write('s.src', 'a b\nc\n')
         code, out, err = self.infer(['rnn'], f'--test_src={test}', f'--shortlist={made}', '--shortlist_best=1',

@@ -42,7 +42,7 @@ def config_toy_flow():
             prior=FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2),
         ),
         train=dataclasses.replace(
-            toy.train, max_steps=8, accumulate=2,
+            toy.train, accumulate=2,
             flow=FlowTrainConfig(reconstruction_steps=4, init_sentences=9, kl_warmup_steps=5),
         ),
     )

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 
 import numpy as np
 
@@ -95,17 +96,23 @@ def write_folder(model, config, model_dir, output_dir, paths):
 
     from sequencing.model_folder import read_manifest, write_atomically, write_config
 
-    partial = f'{output_dir}.partial'
-    shutil.rmtree(partial, ignore_errors=True)
-    os.makedirs(partial)
-    shutil.copytree(os.path.join(model_dir, 'vocab'), os.path.join(partial, 'vocab'))
-    write_config(partial, dataclasses.replace(config, model_dir=output_dir))
-    manifest = {**read_manifest(model_dir), 'averaged_from': [os.path.abspath(path) for path in paths]}
-    write_atomically(os.path.join(partial, 'manifest.json'), json.dumps(manifest, indent=2) + '\n')
-    checkpoint = tf.train.Checkpoint(model=model)
-    best = tf.train.CheckpointManager(checkpoint, os.path.join(partial, 'best'), max_to_keep=1, checkpoint_name='ckpt')
-    best.save(checkpoint_number=int(paths[-1].rpartition('-')[2]))
-    os.rename(partial, output_dir)
+    parent = os.path.dirname(os.path.abspath(output_dir))
+    try:
+        with tempfile.TemporaryDirectory(dir=parent) as scratch:
+            partial = os.path.join(scratch, 'model')
+            shutil.copytree(os.path.join(model_dir, 'vocab'), os.path.join(partial, 'vocab'))
+            write_config(partial, dataclasses.replace(config, model_dir=output_dir))
+            manifest = {**read_manifest(model_dir), 'averaged_from': [os.path.abspath(path) for path in paths]}
+            write_atomically(os.path.join(partial, 'manifest.json'), json.dumps(manifest, indent=2) + '\n')
+            best = os.path.join(partial, 'best')
+            manager = tf.train.CheckpointManager(
+                tf.train.Checkpoint(model=model), best, max_to_keep=1, checkpoint_name='ckpt'
+            )
+            step = paths[-1].rpartition('-')[2]
+            manager.save(checkpoint_number=int(step) if step.isdigit() else len(paths))
+            os.rename(partial, output_dir)
+    except OSError as error:
+        raise UserError(f'--output_dir {output_dir}: cannot be written ({error}).') from error
 
 
 if __name__ == '__main__':

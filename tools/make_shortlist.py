@@ -19,7 +19,8 @@ from sequencing.text import read_parallel, write_lines
 USAGE = """
 Makes a lexical shortlist for nmt_infer.py --shortlist from parallel text.
 
-  python tools/make_shortlist.py --model_dir runs/en2de --src train.en.gz --trg train.de.gz --output en2de.lex
+  python tools/make_shortlist.py --model_dir runs/en2de --src train.en.gz --trg train.de.gz \\
+      --output_file en2de.lex
   python nmt_infer.py --model_dir runs/en2de --test_src test.en --shortlist en2de.lex
 
 Each line of the output is a source piece, a target piece and t(target | source), parted by tabs.
@@ -34,10 +35,10 @@ def define_flags(flags):
     absl.DEFINE_string('model_dir', '', 'model folder whose pieces are meant', **own)
     absl.DEFINE_string('src', '', 'source text, .gz too', **own)
     absl.DEFINE_string('trg', '', 'target text, line by line', **own)
-    absl.DEFINE_string('output', '', 'file to write', **own)
+    absl.DEFINE_string('output_file', '', 'file to write', **own)
     absl.DEFINE_integer('best', 100, 'target pieces kept for a source piece', lower_bound=1, **own)
     absl.DEFINE_integer('iterations', 5, 'of expectation maximisation', lower_bound=1, **own)
-    absl.DEFINE_integer('lines', 100_000, 'pairs of lines read, from the top', **own)
+    absl.DEFINE_integer('lines', 100_000, 'pairs of lines read, from the top', lower_bound=1, **own)
 
 
 def main(argv=None):
@@ -45,7 +46,7 @@ def main(argv=None):
 
 
 def make(flags):
-    cli.require(flags, 'model_dir', 'src', 'trg', 'output')
+    cli.require(flags, 'model_dir', 'src', 'trg', 'output_file')
     cli.quiet_tensorflow()
     from sequencing.model_folder import read_config
     from sequencing.translator import load_vocabs
@@ -54,8 +55,8 @@ def make(flags):
     lines = list(itertools.islice(read_parallel([flags.src, flags.trg]), flags.lines))
     pairs = list(zip(*[vocab.encode_lines(side) for vocab, side in zip(vocabs, map(list, zip(*lines)))]))
     sources, targets, probs = ibm_model_1(pairs, vocabs[1].size, flags.iterations)
-    write_lines(flags.output, best_pairs(sources, targets, probs, *vocabs, flags.best))
-    cli.note(f'{os.path.abspath(flags.output)}: from {len(pairs)} pairs of lines')
+    write_lines(flags.output_file, best_pairs(sources, targets, probs, *vocabs, flags.best))
+    cli.note(f'{os.path.abspath(flags.output_file)}: from {len(pairs)} pairs of lines')
     return 0
 
 

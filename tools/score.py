@@ -17,7 +17,8 @@ Scores given translations.
       one log p(hypothesis | source) a line, in nats, EOS included
 
 A hypothesis file that ends in .jsonl is read as nmt_infer.py --format jsonl wrote it: its pieces are scored as they
-are, where plain text is cut into pieces anew.
+are, where plain text is cut into pieces anew. Of a flow model, argmax without noise and iw (with the same --iw_k and
+--seed) give the scores that decoding reported; those of noisy latents are not kept anywhere and cannot be given again.
 """
 
 
@@ -31,6 +32,10 @@ def define_flags(flags):
     absl.DEFINE_string('test_src', '', 'source, for --model_dir', **own)
     absl.DEFINE_string('model_dir', '', 'model folder whose log-probabilities are wanted', **own)
     absl.DEFINE_string('checkpoint', 'best', "'best', 'last' or the path of a checkpoint", **own)
+    absl.DEFINE_string('decode', None, 'mode that a flow model decoded with: iw for its estimate of log p(y | x); else '
+                       'log p(y | z, x) of the latent without noise', **own)  # fmt: skip
+    absl.DEFINE_integer('iw_k', None, 'posterior samples of iw', **own)
+    absl.DEFINE_integer('seed', None, 'seed of iw', **own)
 
 
 def main(argv=None):
@@ -52,7 +57,8 @@ def score(flags):
         model = load(flags.model_dir, flags.checkpoint)
         language = language or model.config.data.trg_lang
         given = [tokens for _, tokens, _ in hypotheses], [span for _, _, span in hypotheses]
-        for value in model.score(source, *given):
+        options = {name: flags[name].value for name in ('decode', 'iw_k', 'seed')}
+        for value in model.score(source, *given, **options):
             print(f'{value:.6f}')
     if flags.test_trg:
         from sequencing.scores import format_scores, score_lines
