@@ -88,7 +88,8 @@ class DoctorTest(tf.test.TestCase):
         right = findings.accuracy
         self.assertGreater(right['posterior'], right['zeros'] + ALIVE, str(findings))
         for source, wanted in (('zeros', 'undertrained'), ('posterior', 'healthy')):
-            like = findings._replace(accuracy={**right, 'prior': right[source]})  # a prior no better than this
+            # A prior no better than this, and a posterior that is past its noise.
+            like = findings._replace(reconstruction=0.1, accuracy={**right, 'prior': right[source]})
             self.assertEqual(verdict(like)[0], wanted)
 
     def train(self, model, phase, batches, steps, variables):
