@@ -50,9 +50,10 @@ def config_demo():
             decoder=RNNDecoderConfig(state_size=256, attention_size=128, readout_size=128, dropout=0.1),
         ),
         train=TrainConfig(
-            learning_rate=3e-3, schedule='cosine', warmup_steps=100, max_steps=1400, batch_size=2000,
-            validate_every=700, save_every=700, clip_norm=1.0,
+            learning_rate=3e-3, schedule='cosine', warmup_steps=100, max_steps=1200, batch_size=2000,
+            validate_every=600, save_every=600, clip_norm=1.0,
         ),
+        precision='mixed_bfloat16',
         model_dir='runs/demo',
     )  # fmt: skip
 
@@ -78,6 +79,7 @@ def config_demo_flow():
             batch_size=1500, max_steps=4000, validate_every=500, save_every=500,
             flow=FlowTrainConfig(reconstruction_steps=1000, kl_warmup_steps=1000),
         ),
+        precision='float32',
         model_dir='runs/demo_flow',
     )  # fmt: skip
 
