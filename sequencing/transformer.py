@@ -276,7 +276,7 @@ class TransformerDecoder(TransformerStack):
         """The state before the first step of `width` hypotheses a sentence."""
         batch, head = tf.shape(encoded.mask)[0], self.size // self.heads
         shape = [batch, self.heads, 0, head]
-        # The placeholder hides the 0, so that a loop lets the axis grow.
+        # Passed through an operation that hides the 0 from shape inference, so that a loop lets the axis grow.
         empty = tf.raw_ops.PlaceholderWithDefault(
             input=tf.zeros(shape, encoded.outputs.dtype), shape=[encoded.mask.shape[0], self.heads, None, head]
         )

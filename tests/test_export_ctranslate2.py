@@ -6,17 +6,13 @@ import shutil
 import tempfile
 import unittest
 
+import ctranslate2
 import numpy as np
 import tensorflow as tf
 
 from tests.families import TRANSFORMER, WORDS, make_translator, save_translator
 from tests.support import seeds
 from tools import export_ctranslate2
-
-try:
-    import ctranslate2
-except ImportError:  # an extra
-    ctranslate2 = None
 
 
 def network(embedding_size=32, **changes):
@@ -25,7 +21,6 @@ def network(embedding_size=32, **changes):
     return {'embedding_size': embedding_size, 'encoder': encoder, 'decoder': decoder}
 
 
-@unittest.skipIf(ctranslate2 is None, "needs the package ctranslate2: pip install -e '.[ctranslate2]'")
 class ExportTest(unittest.TestCase):
     def setUp(self):
         super().setUp()
