@@ -2,11 +2,7 @@
 
 import tensorflow as tf
 
-from sequencing.errors import UserError
-from sequencing.model_folder import checkpoint_path, read_config
-from sequencing.translator import load_vocabs
-
-SUFFIX = '/.ATTRIBUTES/VARIABLE_VALUE'
+from sequencing.translator import load_model
 
 
 def warm_start(model, src_vocab, trg_vocab, model_dir):
@@ -21,28 +17,24 @@ def warm_start(model, src_vocab, trg_vocab, model_dir):
     Returns:
       a dict from variable name to what became of it.
     """
-    config = read_config(model_dir)
-    path = checkpoint_path(model_dir)
-    try:
-        reader = tf.train.load_checkpoint(path)
-    except tf.errors.OpError as error:
-        raise UserError(f'{path} cannot be read: {error.message}.') from None
-    shapes = reader.get_variable_to_shape_map()
-    old_src, old_trg = load_vocabs(config, model_dir)
+    old_model, _, old_src, old_trg = load_model(model_dir)
+    known = dict(named_variables(old_model, trainable=False))
+    if old_model.src_embedding is old_model.trg_embedding:
+        known['src_embedding/table'] = known['trg_embedding/table'] = old_model.src_embedding.table
     told = {}
-    for name, variable in named_variables(model):
-        key = f'model/{name}{SUFFIX}'
-        if key not in shapes:
+    for name, variable in named_variables(model, trainable=False):
+        if name not in known:
             told[name] = 'new: the other model has no such variable'
             continue
-        old, new = shapes[key], variable.shape.as_list()
+        value = known[name].numpy()
+        old, new = list(value.shape), variable.shape.as_list()
         side = (src_vocab, old_src) if name.startswith('src_embedding') else (trg_vocab, old_trg)
         axis = _vocabulary_axis(name, old, new, side)
         if axis is not None and side[0].tokens != side[1].tokens:
-            shared = _take_shared_rows(variable, reader.get_tensor(key), axis, *side)
+            shared = _take_shared_rows(variable, value, axis, *side)
             told[name] = f'taken for the {shared} of {side[0].size} tokens that both vocabularies have'
         elif old == new:
-            variable.assign(reader.get_tensor(key))
+            variable.assign(value)
             told[name] = 'taken'
         else:
             told[name] = f'new: shape {new} here, {old} there'
@@ -50,11 +42,13 @@ def warm_start(model, src_vocab, trg_vocab, model_dir):
     return told
 
 
-def named_variables(model):
-    """Pairs of checkpoint key and trainable variable, once each."""
+def named_variables(model, trainable=True):
+    """Pairs of attribute path and variable, once each; the trainable ones, or all."""
     seen = set()
     for path, variable in model._flatten(
-        recursive=True, predicate=lambda leaf: isinstance(leaf, tf.Variable) and leaf.trainable, with_path=True
+        recursive=True,
+        predicate=lambda leaf: isinstance(leaf, tf.Variable) and (leaf.trainable or not trainable),
+        with_path=True,
     ):
         if id(variable) not in seen:
             seen.add(id(variable))
