@@ -85,12 +85,17 @@ def infer(flags):
     translator = load_translator(model_dir, flags)
     options = {name: flags[name].value for name in DECODE_FLAGS}
     options |= {'prefixes': prefixes, 'shortlist': read_shortlist(flags, translator)}
+    return write_translations(translator, lines, references, flags, options)
+
+
+def write_translations(translator, lines, references, flags, options):
+    """Translates and writes line by line, tells what was cut or replaced, and scores; nmt_np.py does the same."""
     outputs, few_lengths = [], 0
     with open_output(flags.output_file) as file:
         for number, result in enumerate(translator.stream(lines, **options), start=1):
             tell_what_was_cut(result, number, flags.test_src)
             few_lengths += result.candidates_missing > 0
-            file.write(encode_line(as_json(result, flags) if flags.format == 'jsonl' else best(result)))
+            file.write(encode_line(as_json(result, options) if flags.format == 'jsonl' else best(result)))
             if lines.waits:
                 file.flush()
             if references:
@@ -182,14 +187,14 @@ def best(result):
     return result.outputs[0].translation
 
 
-def as_json(result, flags):
-    """One JSON object: the best output, and with --nbest the list of all."""
+def as_json(result, options):
+    """One JSON object: the best output, with `nbest` the list of all, with `attention` the weights."""
     values = {**output_values(result.outputs[0]), 'source_truncated': result.source_truncated}
     if result.candidates is not None:
         values['candidates'] = result.candidates
-    if (flags.nbest or 1) > 1:
+    if (options['nbest'] or 1) > 1:
         values['nbest'] = [output_values(output) for output in result.outputs]
-    if 'attention' in flags and flags.attention:  # nmt_np.py has no such flag
+    if options.get('attention'):
         attention = result.outputs[0].attention
         values['source_tokens'] = result.source_tokens
         values['attention'] = [] if attention is None else [[round(float(w), 6) for w in row] for row in attention]

@@ -7,9 +7,9 @@ N lines in, N lines out, in order, as nmt_infer.py does it.
 
 import sys
 
-from nmt_infer import as_json, best, open_output, open_source, print_scores, tell_what_was_cut
+from nmt_infer import open_source, write_translations
 from sequencing import cli
-from sequencing.text import encode_line, read_lines
+from sequencing.text import read_lines
 
 USAGE = """
 Translates text with NumPy alone: N lines in, N lines out, in order.
@@ -58,21 +58,7 @@ def infer(flags):
 
     translator = sequencing_np.load(flags.model, flags.array_module)
     options = {name: flags[name].value for name in DECODE_FLAGS}
-    outputs = []
-    with open_output(flags.output_file) as file:
-        for number, result in enumerate(translator.stream(lines, **options), start=1):
-            tell_what_was_cut(result, number, flags.test_src)
-            file.write(encode_line(as_json(result, flags) if flags.format == 'jsonl' else best(result)))
-            if lines.waits:
-                file.flush()
-            if references:
-                outputs.append(best(result))
-    if lines.replaced:
-        cli.note(f'{flags.test_src}: {lines.replaced} lines held bytes that are not UTF-8, or NUL; each such byte was '
-                 'read as U+FFFD.')  # fmt: skip
-    if references:
-        print_scores(outputs, references, flags.test_trg, translator.config.data.trg_lang)
-    return 0
+    return write_translations(translator, lines, references, flags, options)
 
 
 if __name__ == '__main__':

@@ -36,9 +36,22 @@ class DecodeOptions:
         check(self)
 
     def of_the_graph(self):
-        """The same without what a model's `translate` does not read, to tell which requests share a traced function."""
-        fields = dict(max_length=0, max_src_length=1, batch_tokens=1, rescore_model='', utility='chrf')
+        """The same without what a model's `translate` does not read or is given as a tensor, to tell which requests
+        share a traced function."""
+        fields = dict(max_length=0, max_src_length=1, batch_tokens=1, rescore_model='', utility='chrf', seed=0)
         return dataclasses.replace(self, **fields)
+
+    def flow_candidates(self):
+        """How many candidates a flow model is asked for; a source has fewer where fewer lengths can be told."""
+        if self.decode == 'argmax':
+            return self.ntr if self.tau else 1  # without noise all would be the same
+        return self.nlen * self.ntr
+
+    def flow_rows(self, most_lengths):
+        """How many sentences the parts of a flow model read at once for a source of at most so many lengths."""
+        if self.decode == 'argmax':
+            return self.flow_candidates()
+        return min(self.nlen, most_lengths) * self.ntr * (self.iw_k if self.decode == 'iw' else 1)
 
     def problems(self):
         if self.decode == 'beam' and self.nbest > self.beam_size:

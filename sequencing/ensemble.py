@@ -24,7 +24,7 @@ class Ensemble:
         self.models = list(models)
         self.bos_id, self.eos_id = self.models[0].bos_id, self.models[0].eos_id
 
-    def score(self, batch, options=None):
+    def score(self, batch, options=None, seed=None):
         """As `Seq2Seq.score`."""
         tokens = log_mean([model.score(batch)[1] for model in self.models])
         tokens = tf.where(batch.trg_mask, tokens, 0.0)

@@ -238,19 +238,17 @@ class FlowSeq(tf.Module):
             self.eos_id, self.dtype, self.label_smoothing, self.any_token,
         )  # fmt: skip
 
-    candidates_asked = staticmethod(flowseq_decoding.candidates_asked)
-
     def rows_per_source(self, options):
-        """How many sentences a source is to the batch size: see `flowseq_decoding.rows_per_source`."""
-        return flowseq_decoding.rows_per_source(self, options)
+        """How many sentences a source is to the batch size."""
+        return options.flow_rows(self.length_predictor.most_lengths)
 
-    def translate(self, src_ids, src_mask, limits, options):
+    def translate(self, src_ids, src_mask, limits, options, seed=None):
         """Translates a batch: see `flowseq_decoding.translate`."""
-        return flowseq_decoding.translate(self, src_ids, src_mask, limits, options)
+        return flowseq_decoding.translate(self, src_ids, src_mask, limits, options, seed)
 
-    def score(self, batch, options):
+    def score(self, batch, options, seed=None):
         """Scores of given targets as decoding reports them, and log p(T | x): see `flowseq_decoding.score`."""
-        return flowseq_decoding.score(self, *batch[:4], options)
+        return flowseq_decoding.score(self, *batch[:4], options, seed)
 
     def initialise(self, batch, seed, phase, over_padding=False):
         """Data-dependent initialisation, before a phase begins; without dropout.

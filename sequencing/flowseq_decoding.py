@@ -47,46 +47,30 @@ class Candidates(NamedTuple):
     truncated: tf.Tensor  # [B, C] bool
 
 
-def candidates_asked(options):
-    """How many candidates a source has, unless its length can only become fewer lengths."""
-    if options.decode == 'argmax':
-        return options.ntr if options.tau else 1  # without noise all would be the same
-    return options.nlen * options.ntr
-
-
-def rows_per_source(model, options):
-    """How many sentences the parts of the model read at once for a source."""
-    if options.decode == 'argmax':
-        return candidates_asked(options)
-    lengths = min(options.nlen, model.length_predictor.most_lengths)
-    return lengths * options.ntr * (options.iw_k if options.decode == 'iw' else 1)
-
-
-def translate(model, src_ids, src_mask, limits, options):
+def translate(model, src_ids, src_mask, limits, options, seed=None):
     """Translates a batch.
 
     Args:
       model: `FlowSeq`.
       src_ids, src_mask: `[B, S]` int32 and bool, ending in EOS.
       limits: `[B]` int32, longest outputs in tokens, EOS not counted.
-      options: `DecodeOptions`.
+      options: `DecodeOptions`; seed: scalar int32 in place of the seed in them.
     Returns:
       `FlowHypotheses`.
     """
+    seed = options.seed if seed is None else seed
     source = model.encode(src_ids, src_mask)
     keys = noise.source_hash(src_ids, src_mask)
     if options.decode == 'argmax':
-        samples = candidates_asked(options)
-        found = argmax(model, source, keys, options.tau, samples, options.seed, limits)
+        samples = options.flow_candidates()
+        found = argmax(model, source, keys, options.tau, samples, seed, limits)
         chosen_from, ranks = samples, found.scores
     else:
         zero_first = options.decode != 'sample'
-        found = candidates(
-            model, source, keys, options.nlen, options.ntr, options.tau, options.seed, zero_first, limits
-        )
+        found = candidates(model, source, keys, options.nlen, options.ntr, options.tau, seed, zero_first, limits)
         chosen_from, ranks = 1, found.scores
         if options.decode == 'iw':
-            scores = weighted_scores(model, source, keys, found, options.iw_k, options.seed)
+            scores = weighted_scores(model, source, keys, found, options.iw_k, seed)
             found, ranks = found._replace(scores=scores), scores / tf.cast(found.spans, tf.float32)
     possible = found.length_log_probs > -math.inf
     found = found._replace(scores=tf.where(possible, found.scores, -math.inf))
@@ -224,13 +208,14 @@ def _as_candidates(decoded, rows, length_log_probs):
     )
 
 
-def score(model, src_ids, src_mask, trg_ids, trg_mask, options):
+def score(model, src_ids, src_mask, trg_ids, trg_mask, options, seed=None):
     """What decoding would report as `scores` for given targets, one for each source.
 
     Args:
       trg_ids, trg_mask: `[B, T]`, filled with EOS to a multiple of the length unit (to the `spans` of a hypothesis).
       options: `DecodeOptions`: for `iw` the weighted estimate with its `iw_k` and `seed`; else log p(y | z, x) with the
         latent of zero noise.
+      seed: as in `translate`.
     Returns:
       scores `[B]` and log p(T | x) of the targets' lengths `[B]`, -inf for one that cannot be told; in nats.
     """
@@ -244,7 +229,8 @@ def score(model, src_ids, src_mask, trg_ids, trg_mask, options):
         return -model.cross_entropies(z, trg_ids, rows, source)[1], length_log_probs
     given = Candidates(trg_ids[:, tf.newaxis], spans[:, tf.newaxis], None, length_log_probs[:, tf.newaxis], None)
     keys = noise.source_hash(src_ids, src_mask)
-    return weighted_scores(model, source, keys, given, options.iw_k, options.seed)[:, 0], length_log_probs
+    seed = options.seed if seed is None else seed
+    return weighted_scores(model, source, keys, given, options.iw_k, seed)[:, 0], length_log_probs
 
 
 def weighted_scores(model, source, keys, found, samples, seed):

@@ -41,6 +41,38 @@ def blank(too_long, is_flow=False):
     return Translation([output], [], too_long, candidates=count)
 
 
+def outputs_of(found, row, vocab, most, src_length=0):
+    """The outputs of one line of a batch, best first.
+
+    Args:
+      found: what a model's `translate` gives, arrays of NumPy; row: the line's place in the batch.
+      vocab: of the target; most: how many outputs at most; there is at least one.
+      src_length: of the line, to keep its attention weights; 0 leaves them out.
+    Returns:
+      a list of `Output`.
+    """
+    outputs = []
+    for place in range(min(most, found.ids.shape[1])):
+        if not np.isfinite(found.scores[row, place]) and outputs:
+            break
+        length = int(found.lengths[row, place])
+        ids = found.ids[row, place, :length]
+        output = Output(
+            translation=vocab.decode(ids),
+            tokens=vocab.pieces(ids),
+            length=length,
+            score=float(found.scores[row, place]),
+            rank_score=float(found.rank_scores[row, place]),
+            output_truncated=bool(found.truncated[row, place]),
+            attention=found.attention[row, place, :length, :src_length] if src_length else None,
+        )
+        if hasattr(found, 'spans'):  # a flow model's
+            log_prob, span = found.length_log_probs[row, place], found.spans[row, place]
+            output = output._replace(length_log_prob=float(log_prob), span=int(span))
+        outputs.append(output)
+    return outputs
+
+
 def windows(lines, slow, size=WINDOW_LINES):
     """Cuts an iterable into lists: at least one line each, and whatever else has come meanwhile, up to `size`; without
     waiting for more where they are `slow` to come."""

@@ -14,7 +14,7 @@ def rows_per_source(options):
     return {'sample': options.nbest, 'mbr': options.ntr}.get(options.decode, 1)
 
 
-def search(model, src_ids, src_mask, limits, options, prefix=None, shortlist=None):
+def search(model, src_ids, src_mask, limits, options, prefix=None, shortlist=None, seed=None):
     """Decodes a batch.
 
     Args:
@@ -25,13 +25,15 @@ def search(model, src_ids, src_mask, limits, options, prefix=None, shortlist=Non
       prefix: `[B, P]` int32, what each output begins with, -1 after its end; None for nothing.
       shortlist: `AllowedTokens`, which holds EOS and the prefix of every sentence; None allows all. Scores are then
         those of the model whose softmax has only the allowed tokens of the sentence.
+      seed: scalar int32 in place of the seed in `options`.
     Returns:
       `Hypotheses`, of which the first `options.nbest` are meant; for mbr, all samples that `reranking` compares.
     """
     walked = model if shortlist is None else Shortlisted(model, shortlist)
     if prefix is not None and shortlist is not None:
         prefix = tf.where(prefix < 0, -1, walked.places(prefix))
-    feedback = search_feedback(walked, src_ids, src_mask, limits, options, prefix)
+    seed = options.seed if seed is None else seed
+    feedback = search_feedback(walked, src_ids, src_mask, limits, options, seed, prefix)
     memory, state = model.start(src_ids, src_mask, feedback.width, feedback.max_steps)
     found = dynamic_decode(walked, feedback, state, memory)
     return found if shortlist is None else found._replace(ids=tf.gather(walked.tokens, found.ids))
@@ -56,7 +58,7 @@ class Shortlisted:
         return self.model.reorder(state, parents)
 
 
-def search_feedback(model, src_ids, src_mask, limits, options, prefix=None):
+def search_feedback(model, src_ids, src_mask, limits, options, seed, prefix=None):
     """The feedback of a decoding mode; see `search`."""
     common = {'bos_id': model.bos_id, 'eos_id': model.eos_id, 'limits': limits, 'attention': options.attention,
               'alpha': options.length_penalty, 'prefix': prefix}  # fmt: skip
@@ -64,7 +66,7 @@ def search_feedback(model, src_ids, src_mask, limits, options, prefix=None):
         return GreedyFeedBack(**common)
     if options.decode in ('sample', 'mbr'):
         return SampleFeedBack(
-            **common, seed=options.seed, source=noise.source_hash(src_ids, src_mask), width=rows_per_source(options),
+            **common, seed=seed, source=noise.source_hash(src_ids, src_mask), width=rows_per_source(options),
             temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
         )  # fmt: skip
     return BeamFeedBack(**common, beam_size=options.beam_size, nbest=min(options.nbest, options.beam_size))

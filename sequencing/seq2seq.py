@@ -101,9 +101,9 @@ class Seq2Seq(tf.Module):
             sentences=tf.reduce_sum(tf.cast(tf.reduce_any(batch.trg_mask, axis=1), tf.float32)),
         )
 
-    def score(self, batch, options=None):
+    def score(self, batch, options=None, seed=None):
         """log p(y | x) of each pair, `[B]` float32 in nats, EOS included, and of each token, `[B, T]`, 0 on padding;
-        whatever the `DecodeOptions`."""
+        whatever the `DecodeOptions` and their seed."""
         features, _ = self.features(batch)
         nll = tf.nn.sparse_softmax_cross_entropy_with_logits(batch.trg_ids, self.logits(features))
         tokens = tf.where(batch.trg_mask, -nll, 0.0)
@@ -124,6 +124,6 @@ class Seq2Seq(tf.Module):
         """The state with hypothesis `parents[b, w]` in place `w`."""
         return self.decoder.reorder(state, parents)
 
-    def translate(self, src_ids, src_mask, limits, options, prefix=None, shortlist=None):
+    def translate(self, src_ids, src_mask, limits, options, prefix=None, shortlist=None, seed=None):
         """Decodes a batch: see `search.search`."""
-        return search(self, src_ids, src_mask, limits, options, prefix, shortlist)
+        return search(self, src_ids, src_mask, limits, options, prefix, shortlist, seed)

@@ -19,16 +19,17 @@ from sequencing.cli import note
 from sequencing.decode_options import options_for
 from sequencing.errors import UserError
 from sequencing.layers import store_for_decoding
-from sequencing.line_batches import Output, Translation, batches_by_length, blank, pad, slow, windows
+from sequencing.line_batches import Translation, batches_by_length, blank, outputs_of, pad, slow, windows
 from sequencing.model_folder import checkpoint_path, read_config, restore_weights
 from sequencing.structures import AllowedTokens, Batch
 from sequencing.training import BATCH_SIGNATURE, exchange_with_averages
 from sequencing.vocab import Vocab
 
-SIGNATURE = (  # of a batch to decode: source ids and mask, limits
+SIGNATURE = (  # of a batch to decode: source ids and mask, limits, seed
     tf.TensorSpec([None, None], tf.int32),
     tf.TensorSpec([None, None], tf.bool),
     tf.TensorSpec([None], tf.int32),
+    tf.TensorSpec([], tf.int32),
 )
 CONSTRAINTS = {
     'prefix': tf.TensorSpec([None, None], tf.int32),
@@ -107,7 +108,8 @@ class Translator:
         for batch in batches_by_length(range(len(src)), lengths, most):
             src_ids, src_mask = pad([src[i] for i in batch], self.src_vocab.pad_id)
             trg_ids, trg_mask = pad([trg[i] for i in batch], self.trg_vocab.pad_id)
-            found, more = self._scorer(options)(src_ids, src_mask, trg_ids, trg_mask, np.array(batch, np.int64))
+            arrays = src_ids, src_mask, trg_ids, trg_mask, np.array(batch, np.int64)
+            found, more = self._scorer(options)(np.int32(options.seed), *arrays)
             for i, score in zip(batch, found.numpy()):
                 scores[i] = float(score)
             beyond_reach += int(np.isneginf(more).sum()) if self.is_flow else 0
@@ -126,11 +128,11 @@ class Translator:
         return np.pad(ids, [0, length - len(ids)], constant_values=self.trg_vocab.eos_id)
 
     def _scorer(self, options):
-        key = (options.decode == 'iw', options.iw_k, options.seed) if self.is_flow else ()  # all that it depends on
+        key = (options.decode == 'iw', options.iw_k) if self.is_flow else ()  # all that it depends on
         if key not in self._scorers:
             self._scorers[key] = tf.function(
-                lambda *batch: self.model.score(Batch(*batch), options),
-                input_signature=list(BATCH_SIGNATURE),
+                lambda seed, *batch: self.model.score(Batch(*batch), options, seed),
+                input_signature=[tf.TensorSpec([], tf.int32), *BATCH_SIGNATURE],
                 autograph=False,
             )
         return self._scorers[key]
@@ -159,8 +161,13 @@ class Translator:
         for batch in batches_by_length(waiting, [len(ids) + 1 for ids in encoded], most):
             starts = begun and [begun[i] for i in batch]
             found = self._decode([encoded[i] for i in batch], starts, shortlist, options)
-            outputs = [self._outputs(found, row, len(encoded[i]) + 1, options) for row, i in enumerate(batch)]
-            if options.decode in reranking.MODES:
+            ranked_anew = options.decode in reranking.MODES
+            most_outputs = found.ids.shape[1] if ranked_anew else options.nbest
+            outputs = [
+                outputs_of(found, row, self.trg_vocab, most_outputs, options.attention and len(encoded[i]) + 1)
+                for row, i in enumerate(batch)
+            ]
+            if ranked_anew:
                 sources = [lines[i] for i in batch]
                 outputs = reranking.rerank(sources, outputs, options, self.config.data.trg_lang, rescorer)
             for row, i in enumerate(batch):
@@ -174,7 +181,7 @@ class Translator:
         """How many candidates a line had, and how many more were asked for."""
         if self.is_flow:
             count = int(found.candidates[row])
-            return count, self.model.candidates_asked(options) - count
+            return count, options.flow_candidates() - count
         return (options.ntr if options.decode == 'mbr' else None), 0
 
     def _decode(self, sources, prefixes, shortlist, options):
@@ -189,7 +196,8 @@ class Translator:
             limits += 0 if options.max_length else given.sum(axis=1)
         if shortlist is not None:
             constraints['shortlist'] = shortlist(sources, prefixes)
-        found = self._function(options, constraints)(src_ids, mask, limits.astype(np.int32), constraints)
+        translate = self._function(options, constraints)
+        found = translate(src_ids, mask, limits.astype(np.int32), np.int32(options.seed), constraints)
         return type(found)(*[field.numpy() for field in found])
 
     def _function(self, options, constraints):
@@ -198,35 +206,13 @@ class Translator:
         if key not in self._functions:
             signature = [*SIGNATURE, {name: CONSTRAINTS[name] for name in constraints}]
             self._functions[key] = tf.function(
-                lambda ids, mask, limits, constraints: self.model.translate(ids, mask, limits, options, **constraints),
+                lambda ids, mask, limits, seed, constraints: self.model.translate(
+                    ids, mask, limits, options, seed=seed, **constraints
+                ),
                 input_signature=signature,
                 autograph=False,
             )
         return self._functions[key]
-
-    def _outputs(self, found, row, src_length, options):
-        """The outputs of one line: `nbest`, or all that are to be ranked anew."""
-        outputs, count = [], found.ids.shape[1]
-        for place in range(count if options.decode in reranking.MODES else min(options.nbest, count)):
-            if not np.isfinite(found.scores[row, place]) and outputs:
-                break
-            length = int(found.lengths[row, place])
-            ids = found.ids[row, place, :length]
-            attention = found.attention[row, place, :length, :src_length] if options.attention else None
-            outputs.append(
-                Output(
-                    translation=self.trg_vocab.decode(ids),
-                    tokens=self.trg_vocab.pieces(ids),
-                    length=length,
-                    score=float(found.scores[row, place]),
-                    rank_score=float(found.rank_scores[row, place]),
-                    output_truncated=bool(found.truncated[row, place]),
-                    attention=attention,
-                    length_log_prob=float(found.length_log_probs[row, place]) if self.is_flow else None,
-                    span=int(found.spans[row, place]) if self.is_flow else None,
-                )
-            )
-        return outputs
 
 
 def _paired(lines, prefixes):

@@ -35,20 +35,6 @@ class Candidates(NamedTuple):
     truncated: np.ndarray  # [B, C] bool, whether the length limit cut it
 
 
-def candidates_asked(options):
-    """How many candidates a source has, unless its length can only become fewer lengths."""
-    if options.decode == 'argmax':
-        return options.ntr if options.tau else 1  # without noise all would be the same
-    return options.nlen * options.ntr
-
-
-def rows_per_source(model, options):
-    """How many sentences the parts of the model read at once for a source."""
-    if options.decode == 'argmax':
-        return candidates_asked(options)
-    return min(options.nlen, model.lengths.most_lengths) * options.ntr * options.iw_k
-
-
 def translate(model, src_ids, src_mask, limits, options):
     """Decodes a batch.
 
@@ -62,7 +48,7 @@ def translate(model, src_ids, src_mask, limits, options):
     source = model.encode(src_ids, src_mask)
     keys = noise.source_hash(src_ids, src_mask)
     if options.decode == 'argmax':
-        chosen_from = candidates_asked(options)
+        chosen_from = options.flow_candidates()
         found = argmax(model, source, keys, options.tau, chosen_from, options.seed, limits)
         ranks = found.scores
     else:

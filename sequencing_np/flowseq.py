@@ -162,11 +162,10 @@ class FlowSeq:
     """
 
     decoding_modes = flow_decoding.MODES
-    candidates_asked = staticmethod(flow_decoding.candidates_asked)
 
     def rows_per_source(self, options):
         """How many sentences a source is to the batch size."""
-        return flow_decoding.rows_per_source(self, options)
+        return options.flow_rows(self.lengths.most_lengths)
 
     def __init__(self, config, weights, src_vocab, trg_vocab):
         model, self.xp = config.model, weights.xp

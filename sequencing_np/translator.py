@@ -3,7 +3,7 @@
 import numpy as np
 
 from sequencing.decode_options import options_for
-from sequencing.line_batches import Output, Translation, batches_by_length, blank, pad, slow, windows
+from sequencing.line_batches import Translation, batches_by_length, blank, outputs_of, pad, slow, windows
 from sequencing_np import arrays
 from sequencing_np.model_file import Weights, read_model, vocabs
 
@@ -45,39 +45,11 @@ class Translator:
             found = self.model.translate(src_ids, mask, longest, options)
             for row, i in enumerate(batch):
                 pieces = self.src_vocab.pieces(encoded[i])
-                result = Translation(self._outputs(found, row, options), pieces, cut[i])
-                results[i] = self._with_flow_values(result, found, row, options) if is_flow else result
+                outputs = outputs_of(found, row, self.trg_vocab, options.nbest)
+                count = int(found.candidates[row]) if is_flow else None
+                missing = options.flow_candidates() - count if is_flow else 0
+                results[i] = Translation(outputs, pieces, cut[i], candidates=count, candidates_missing=missing)
         return results
-
-    def _with_flow_values(self, result, found, row, options):
-        """What only flow models know."""
-        values = zip(result.outputs, found.length_log_probs[row], found.spans[row])
-        outputs = [
-            output._replace(length_log_prob=float(log_prob), span=int(span)) for output, log_prob, span in values
-        ]
-        count = int(found.candidates[row])
-        missing = self.model.candidates_asked(options) - count
-        return result._replace(outputs=outputs, candidates=count, candidates_missing=missing)
-
-    def _outputs(self, found, row, options):
-        outputs = []
-        for place in range(min(options.nbest, found.ids.shape[1])):
-            if not np.isfinite(found.scores[row, place]) and outputs:
-                break
-            length = int(found.lengths[row, place])
-            ids = found.ids[row, place, :length]
-            outputs.append(
-                Output(
-                    translation=self.trg_vocab.decode(ids),
-                    tokens=self.trg_vocab.pieces(ids),
-                    length=length,
-                    score=float(found.scores[row, place]),
-                    rank_score=float(found.rank_scores[row, place]),
-                    output_truncated=bool(found.truncated[row, place]),
-                    attention=None,
-                )
-            )
-        return outputs
 
 
 def load(path, array_module='numpy'):

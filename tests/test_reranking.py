@@ -8,8 +8,8 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from sequencing.decode_options import MBR_SAMPLES, options_for
 from sequencing.errors import UserError
+from sequencing.line_batches import Output
 from sequencing.reranking import bleu_table, chrf_table, distinct, mean_utilities
-from sequencing.translator import Output
 from tests.families import WORDS, make_translator
 from tests.support import seeds
 

@@ -6,7 +6,7 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from sequencing.decode_options import options_for
+from sequencing.decode_options import DecodeOptions, options_for
 from sequencing.ensemble import Ensemble
 from sequencing.errors import UserError
 from sequencing.shortlist import Shortlist
@@ -270,6 +270,26 @@ class ShortlistTest(SteeringTest):
         ):
             with self.assertRaisesRegex(UserError, told):
                 read(text)
+
+
+class SeedTest(tf.test.TestCase):
+    def test_many_seeds_share_one_trace(self):
+        draw = seeds(self)
+        translator = make_translator('rnn', draw.randrange(1000))
+        lines = [' '.join(draw.choices(WORDS, k=draw.randint(2, 9))) for _ in range(6)]
+        given = draw.sample(range(2**31), 3)
+        found = [translator.translate(lines, decode='sample', seed=seed) for seed in given]
+        self.assertNotEqual(found[0], found[1])
+        self.assertNotEqual(found[1], found[2])
+        self.assertEqual(found[0], translator.translate(lines, decode='sample', seed=given[0]))
+        (function,) = translator._functions.values()
+        self.assertEqual(function.experimental_get_tracing_count(), 1)
+        ids, mask = pad([np.append(translator.src_vocab.encode(lines[0]), EOS)], translator.src_vocab.pad_id)
+        options = DecodeOptions(decode='sample', seed=given[1])
+        limits = tf.constant(2 * mask.sum(axis=1) + 18, tf.int32)
+        alone = translator.model.translate(tf.constant(ids), tf.constant(mask), limits, options)
+        length = int(alone.lengths[0, 0])
+        self.assertEqual(translator.trg_vocab.decode(alone.ids[0, 0, :length].numpy()), found[1][0])
 
 
 if __name__ == '__main__':
