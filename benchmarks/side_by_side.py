@@ -47,6 +47,32 @@ def run(command):
     return float(done.stdout.splitlines()[-1])
 
 
+def training_rate(config, vocab_size, sentences, steps, threads, warmup, repeats):
+    """Target tokens/s of our whole updates on one batch of random tokens without padding."""
+    import time
+    import types
+
+    import numpy as np
+    import tensorflow as tf
+
+    from build_model import build_model
+    from sequencing.optimizers import build_optimizer
+    from sequencing.structures import Batch
+    from sequencing.training import TrainingState, Updater
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    vocab = types.SimpleNamespace(size=vocab_size, bos_id=2, eos_id=3, tokens=None)
+    model = build_model(config, vocab, vocab)
+    optimizer = build_optimizer(config.train)
+    optimizer.build(model.trainable_variables)
+    update = Updater(model, optimizer, TrainingState(1), config.train, seed=1)
+    ids = tf.constant(np.random.default_rng(1).integers(4, vocab_size, [sentences, steps]), tf.int32)
+    mask = tf.ones([sentences, steps], tf.bool)
+    batch = Batch(ids, mask, ids, mask, tf.range(sentences, dtype=tf.int64))
+    return median_rate(lambda: update([batch]), sentences * steps, warmup, repeats, time.perf_counter)
+
+
 def median_rate(step, amount, warmup, repeats, clock):
     """`amount` per second of `step()`, the median of `repeats` after `warmup`."""
     for _ in range(warmup):

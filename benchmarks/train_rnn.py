@@ -53,21 +53,10 @@ def benchmark(values):
 
 def ours(values):
     cli.quiet_tensorflow()
-    import types
+    from side_by_side import training_rate
 
-    import numpy as np
-    import tensorflow as tf
-    from side_by_side import median_rate
-
-    from build_model import build_model
     from sequencing.config import Config, RNNDecoderConfig, RNNEncoderConfig, Seq2SeqConfig
-    from sequencing.optimizers import build_optimizer
-    from sequencing.structures import Batch
-    from sequencing.training import TrainingState, Updater
 
-    tf.config.threading.set_intra_op_parallelism_threads(values.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(values.threads)
-    vocab = types.SimpleNamespace(size=VOCAB, bos_id=2, eos_id=3, tokens=None)
     config = Config(
         model=Seq2SeqConfig(
             embedding_size=EMBEDDING,
@@ -76,15 +65,7 @@ def ours(values):
         ),
         precision='mixed_bfloat16' if values.precision == 'bf16' else 'float32',
     )
-    model = build_model(config, vocab, vocab)
-    optimizer = build_optimizer(config.train)
-    optimizer.build(model.trainable_variables)
-    update = Updater(model, optimizer, TrainingState(1), config.train, seed=1)
-    random = np.random.default_rng(1)
-    ids = tf.constant(random.integers(4, VOCAB, [SENTENCES, STEPS]), tf.int32)
-    mask = tf.ones([SENTENCES, STEPS], tf.bool)
-    batch = Batch(ids, mask, ids, mask, tf.range(SENTENCES, dtype=tf.int64))
-    return median_rate(lambda: update([batch]), SENTENCES * STEPS, 3, values.repeats, time.perf_counter)
+    return training_rate(config, VOCAB, SENTENCES, STEPS, values.threads, 3, values.repeats)
 
 
 def peer(values):

@@ -73,13 +73,8 @@ def operations(layers, size, heads, hidden_size):
 
 def ours(values):
     cli.quiet_tensorflow()
-    import types
+    from side_by_side import training_rate
 
-    import numpy as np
-    import tensorflow as tf
-    from side_by_side import median_rate
-
-    from build_model import build_model
     from sequencing.config import (
         Config,
         DataConfig,
@@ -88,12 +83,7 @@ def ours(values):
         TransformerDecoderConfig,
         TransformerEncoderConfig,
     )
-    from sequencing.optimizers import build_optimizer
-    from sequencing.structures import Batch
-    from sequencing.training import TrainingState, Updater
 
-    tf.config.threading.set_intra_op_parallelism_threads(values.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(values.threads)
     shape = SHAPES[values.shapes[0]]
     config = Config(
         data=DataConfig(joint_vocab=True),
@@ -107,16 +97,7 @@ def ours(values):
         train=TrainConfig(label_smoothing=0.1, clip_norm=1.0),
         precision='mixed_bfloat16' if values.precision == 'bf16' else 'float32',
     )
-    vocab = types.SimpleNamespace(size=VOCAB, bos_id=2, eos_id=3, tokens=None)
-    model = build_model(config, vocab, vocab)
-    optimizer = build_optimizer(config.train)
-    optimizer.build(model.trainable_variables)
-    update = Updater(model, optimizer, TrainingState(1), config.train, seed=1)
-    random = np.random.default_rng(1)
-    ids = tf.constant(random.integers(4, VOCAB, [SENTENCES, STEPS]), tf.int32)
-    mask = tf.ones([SENTENCES, STEPS], tf.bool)
-    batch = Batch(ids, mask, ids, mask, tf.range(SENTENCES, dtype=tf.int64))
-    return median_rate(lambda: update([batch]), SENTENCES * STEPS, 2, values.repeats, time.perf_counter)
+    return training_rate(config, VOCAB, SENTENCES, STEPS, values.threads, 2, values.repeats)
 
 
 def peak(values):

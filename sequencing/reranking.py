@@ -26,8 +26,8 @@ def rerank(lines, results, options, language='', rescorer=None):
       rescorer: `Translator` of an autoregressive model, whose log p(output | line) becomes the `score`; mbr does
         without.
     Returns:
-      a list of lists of `Output`. `rank_score` is for npd the score, divided by `((5 + length) / 6)^length_penalty`;
-      for mbr the mean utility.
+      a list of lists of `Output`. `rank_score` is for npd the score, divided by `((5 + length) / 6)^length_penalty`
+      with the length in pieces of the model that gave the score; for mbr the mean utility.
     """
     results = [distinct(outputs) for outputs in results]
     if rescorer is not None:
@@ -35,7 +35,10 @@ def rerank(lines, results, options, language='', rescorer=None):
     ranked = []
     for outputs in results:
         if options.decode == 'npd':
-            ranks = [output.score / ((5 + output.length) / 6) ** options.length_penalty for output in outputs]
+            lengths = [len(rescorer.trg_vocab.encode(output.translation)) for output in outputs]
+            ranks = [
+                output.score / ((5 + length) / 6) ** options.length_penalty for output, length in zip(outputs, lengths)
+            ]
         else:
             ranks = mean_utilities([output.translation for output in outputs], options.utility, language)
         outputs = [output._replace(rank_score=float(rank)) for output, rank in zip(outputs, ranks)]

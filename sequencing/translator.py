@@ -98,7 +98,9 @@ class Translator:
           a list of floats.
         """
         options = options_for(self.model, self.config, **options)
-        src = [ids[: options.max_src_length] for ids in self.src_vocab.encode_lines(sources)]
+        src = self.src_vocab.encode_lines(sources)
+        cut = sum(len(ids) > options.max_src_length for ids in src)
+        src = [ids[: options.max_src_length] for ids in src]
         trg = [self.trg_vocab.encode(t) if isinstance(t, str) else self.trg_vocab.ids_of(t) for t in targets]
         src = [np.append(ids, self.src_vocab.eos_id) for ids in src]
         trg = [self._ended(ids, span) for ids, span in zip(trg, spans or [0] * len(trg))]
@@ -113,6 +115,8 @@ class Translator:
             for i, score in zip(batch, found.numpy()):
                 scores[i] = float(score)
             beyond_reach += int(np.isneginf(more).sum()) if self.is_flow else 0
+        if cut:
+            note(f'{cut} sources are longer than the model reads; only their beginning counts in the scores.')
         if beyond_reach:
             reach = self.config.model.length.reach
             note(f'{beyond_reach} of {len(trg)} targets have a length that the length predictor cannot tell: it tells '
