@@ -153,18 +153,23 @@ def config_transformer_deep():
 def config_transformer_base():
     """The base model of Vaswani et al., 2017, pre-norm; for millions of sentences and a GPU."""
     return transformer('de', 'base', layers=(6, 6), size=512, heads=8, hidden_size=2048, batch_size=25_000,
-                       warmup_steps=4000, learning_rate=7e-4)  # fmt: skip
+                       warmup_steps=4000, learning_rate=7e-4, schedule='inverse_sqrt', max_steps=100_000,
+                       ema=0.999)  # fmt: skip
 
 
 def config_transformer_big():
     """The big model of Vaswani et al., 2017, pre-norm."""
     return transformer('de', 'big', layers=(6, 6), size=1024, heads=16, hidden_size=4096, batch_size=25_000,
-                       warmup_steps=4000, learning_rate=5e-4, dropout=0.3)  # fmt: skip
+                       warmup_steps=4000, learning_rate=5e-4, dropout=0.3, schedule='inverse_sqrt', max_steps=300_000,
+                       ema=0.999)  # fmt: skip
 
 
-def transformer(language, name, layers, size, heads, hidden_size, dropout=0.1, batch_size=2400, warmup_steps=1000,
-                learning_rate=1.5e-3):  # fmt: skip
-    """A Transformer on the data of `real_text`; `layers` are those of encoder and decoder."""
+def transformer(language, name, layers, size, heads, hidden_size, dropout=0.1, batch_size=2400, warmup_steps=600,
+                learning_rate=2e-3, schedule='cosine', max_steps=4600, ema=0.0):  # fmt: skip
+    """A Transformer on the data of `real_text`; `layers` are those of encoder and decoder.
+
+    The defaults are for an hour or so of a CPU.
+    """
     base = real_text(language)
     same = dict(size=size, heads=heads, hidden_size=hidden_size, dropout=dropout)
     joint = language != 'zh'  # no script in common
@@ -179,9 +184,9 @@ def transformer(language, name, layers, size, heads, hidden_size, dropout=0.1, b
             decoder=TransformerDecoderConfig(layers=layers[1], **same),
         ),
         train=TrainConfig(
-            learning_rate=learning_rate, schedule='inverse_sqrt', warmup_steps=warmup_steps, beta_2=0.98, epsilon=1e-9,
-            label_smoothing=0.1, batch_size=batch_size, clip_norm=1.0, ema=0.999, validate_every=2000, save_every=1000,
-            patience=5,
+            learning_rate=learning_rate, schedule=schedule, warmup_steps=warmup_steps, max_steps=max_steps, beta_2=0.98,
+            epsilon=1e-9, label_smoothing=0.1, batch_size=batch_size, clip_norm=1.0, ema=ema, validate_every=1500,
+            save_every=1000, patience=5,
         ),
         model_dir=f'runs/transformer_{name}_en2{language}',
     )  # fmt: skip

@@ -77,7 +77,8 @@ class Residual(tf.Module):
 
     def leave(self, x, found, seed):
         """The sum of `x` and what `f` made of it."""
-        x += self.dropout(found, seed)
+        # The gradient of add_n needs no reduction to shapes that TensorFlow does not know to be equal; search fuses +.
+        x = x + found if seed is None else tf.add_n([x, self.dropout(found, seed)])
         return x if self.pre_norm else self.norm(x)
 
 

@@ -1,5 +1,6 @@
 """Updates: accumulation, clipping, skipping; optimizer against Keras; losses against NumPy."""
 
+import itertools
 import types
 
 import keras
@@ -171,18 +172,18 @@ class UpdateTest(tf.test.TestCase):
             self.assertAllEqual(got, want)
 
     def test_cross_entropy_is_that_of_plain_numpy(self):
-        logits = self.random.normal(size=[6, 9]).astype('float32') * 3
         targets = self.random.integers(0, 9, 6).astype('int32')
-        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        for smoothing in (0.0, 0.1):
+        for smoothing, spread in itertools.product((0.0, 0.1), (3.0, 300.0)):  # also where a probability underflows
+            logits = self.random.normal(size=[6, 9]).astype('float32') * spread
+            log_probs = logits - np.logaddexp.reduce(logits.astype('float64'), axis=-1, keepdims=True)
             with tf.GradientTape() as tape:
                 x = tf.constant(logits)
                 tape.watch(x)
                 smoothed, nll = cross_entropy(x, targets, smoothing)
             want = np.full([6, 9], smoothing / 9)
             want[np.arange(6), targets] += 1 - smoothing
-            self.assertAllClose(nll, -log_probs[np.arange(6), targets], atol=1e-5)
-            self.assertAllClose(smoothed, -(want * log_probs).sum(-1), atol=1e-5)
+            self.assertAllClose(nll, -log_probs[np.arange(6), targets], rtol=1e-5, atol=1e-5)
+            self.assertAllClose(smoothed, -(want * log_probs).sum(-1), rtol=1e-5, atol=1e-5)
             self.assertAllClose(tape.gradient(smoothed, x), np.exp(log_probs) - want, atol=1e-5)
 
     def test_scheduled_sampling_at_rate_one_is_the_training_loss(self):
