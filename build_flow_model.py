@@ -41,6 +41,7 @@ def build_flow_model(config, src_vocab, trg_vocab, dtype=tf.float32):
         trg_vocab.pad_id,
         trg_vocab.unk_id,
         trg_vocab.eos_id,
+        trg_vocab.bos_id,
         dtype=dtype,
         label_smoothing=config.train.label_smoothing,
         any_token=model.any_token,

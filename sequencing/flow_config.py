@@ -231,6 +231,8 @@ class FlowTrainConfig:
                                        'posterior is trained, while the rate rises (for at most 4000 of them)',
                                        at_least=0)  # fmt: skip
     init_sentences: int = option(512, 'random pairs on which layers are initialised before each phase', at_least=2)
+    init_over_padding: bool = option(False, 'padding counts in that initialisation, as in the published code; only for '
+                                     'models imported from it')  # fmt: skip
     samples: int = option(1, 'latents a sentence in the bound', at_least=1)
     kl_weight: float = option(1.0, 'of the KL once it is warm; 1 is the true bound, less keeps latents alive', above=0)
     kl_warmup_steps: int = option(0, 'updates after reconstruction over which it rises linearly from 0', at_least=0)

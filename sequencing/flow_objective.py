@@ -44,8 +44,8 @@ class FlowObjective:
         batch = Batch(*map(tf.constant, inputs.sample(self.recipe.init_sentences, turn)))
         seed = tf.constant([self.seed, turn], tf.int32)
         if len(self.phases) == 1:
-            self.model.initialise(batch, seed, RECONSTRUCTION)
-        self.model.initialise(batch, seed, phase.name)
+            self.model.initialise(batch, seed, RECONSTRUCTION, self.recipe.init_over_padding)
+        self.model.initialise(batch, seed, phase.name, self.recipe.init_over_padding)
 
     def loss(self, phase, batch, seed, step):
         """`FlowLoss`, whose last field counts as one part a level."""
@@ -79,5 +79,7 @@ class FlowObjective:
                 values[f'kl_level_{i}'] = getattr(totals, f'kl_level_{i}') / totals.tokens
             values['kl_weight'] = float(self.kl_weight(phase, max(step - 1, phase.first)))
         values['length'] = totals.length / totals.sentences
+        if totals.out_of_reach:  # the share of sentences of a length that the predictor has no place for
+            values['out_of_reach'] = totals.out_of_reach / totals.sentences
         values['smoothed_reconstruction'] = totals.smoothed_reconstruction / totals.tokens
         return values

@@ -99,21 +99,21 @@ class FlowSeq(tf.Module):
         `log_prob_by_level`, `initialise`, all given `mask=` and `memory=`.
       output: `OutputLayer`.
       latent_size: channels of a latent.
-      trg_vocab_size: N; pad_id, unk_id, eos_id: of the target.
+      trg_vocab_size: N; pad_id, unk_id, eos_id, bos_id: of the target, the last one None where it has none.
       dtype: of the arithmetic; latents and what the flow does to them stay float32.
       label_smoothing: of the reconstruction loss.
       any_token: let PAD and UNK be chosen in decoding, as the published implementation does.
     """
 
     def __init__(self, src_embedding, trg_embedding, encoder, posterior, decoder, length_predictor, prior, output,
-                 latent_size, trg_vocab_size, pad_id, unk_id, eos_id, dtype=tf.float32, label_smoothing=0.0,
-                 any_token=False, name='flowseq'):  # fmt: skip
+                 latent_size, trg_vocab_size, pad_id, unk_id, eos_id, bos_id=None, dtype=tf.float32,
+                 label_smoothing=0.0, any_token=False, name='flowseq'):  # fmt: skip
         super().__init__(name=name)
         self.src_embedding, self.trg_embedding = src_embedding, trg_embedding
         self.encoder, self.posterior, self.decoder = encoder, posterior, decoder
         self.length_predictor, self.prior, self.output = length_predictor, prior, output
         self.latent_size, self.vocab_size = latent_size, trg_vocab_size
-        self.pad_id, self.unk_id, self.eos_id = pad_id, unk_id, eos_id
+        self.pad_id, self.unk_id, self.eos_id, self.bos_id = pad_id, unk_id, eos_id, bos_id
         self.dtype, self.label_smoothing = dtype, label_smoothing
         self.any_token = any_token
 
@@ -124,6 +124,11 @@ class FlowSeq(tf.Module):
     def length_unit(self):
         """Target lengths are multiples of it."""
         return self.length_predictor.unit
+
+    def barred_ids(self):
+        """Ids that decoding never chooses: BOS, which is no word, and PAD and UNK, unless `any_token`."""
+        barred = [] if self.any_token else [self.pad_id, self.unk_id]
+        return barred if self.bos_id is None else [*barred, self.bos_id]
 
     def encode(self, src_ids, src_mask, seed=None):
         """`[B, S]` ids and mask to an `EncodedSource`."""
@@ -235,7 +240,7 @@ class FlowSeq(tf.Module):
         return FlowSeq(
             self.src_embedding, self.trg_embedding, self.encoder, self.posterior, self.decoder, self.length_predictor,
             self.prior.folded(self.dtype), self.output, self.latent_size, self.vocab_size, self.pad_id, self.unk_id,
-            self.eos_id, self.dtype, self.label_smoothing, self.any_token,
+            self.eos_id, self.bos_id, self.dtype, self.label_smoothing, self.any_token,
         )  # fmt: skip
 
     def rows_per_source(self, options):

@@ -6,9 +6,9 @@
             estimate of log p(y | x), divided by the length
     npd, mbr  the candidates of iw, which `reranking` ranks by another model's score, or by how well they agree
 
-Noise is keyed by (seed, source, length, number of the sample, position): a sentence gets the same in any batch. PAD and
-UNK are never chosen (unless the model is told to choose as the published one does). What follows the first EOS, or the
-length limit, is EOS, and the `score` is that of this output.
+Noise is keyed by (seed, source, length, number of the sample, position): a sentence gets the same in any batch. PAD,
+UNK and BOS are never chosen (PAD and UNK are where the model is told to choose as the published one does). What follows
+the first EOS, or the length limit, is EOS, and the `score` is that of this output.
 """
 
 import math
@@ -171,11 +171,9 @@ def decode(model, source, z, rows, limits=None, keep_tail=False):
     """
     logits = model.logits(z, rows, source)
     normaliser = tf.reduce_logsumexp(logits, axis=1)
-    if not model.any_token:
-        barred = tf.one_hot([model.pad_id, model.unk_id], model.vocab_size, on_value=-math.inf, off_value=0.0)
-        ids = tf.argmax(logits + tf.reduce_min(barred, axis=0), axis=1, output_type=tf.int32)
-    else:
-        ids = tf.argmax(logits, axis=1, output_type=tf.int32)
+    barred = tf.constant(model.barred_ids(), tf.int32)
+    barred = tf.reduce_any(tf.one_hot(barred, model.vocab_size, True, False), axis=0)
+    ids = tf.argmax(tf.where(barred, -math.inf, logits), axis=1, output_type=tf.int32)
     ids = tf.reshape(ids, [rows.batch, rows.time])
     if not keep_tail:
         before = tf.math.cumsum(tf.cast(ids == model.eos_id, tf.int32), axis=1, exclusive=True)

@@ -138,7 +138,7 @@ def decode(model, source, z, rows, limits):
     """The likeliest tokens for flat latents, several sentences for each of the B `limits`: ids `[N, T]` of NumPy, PAD
     at padding, EOS beyond the limit; log p(y | z, x) of these, `[N]`; whether the limit cut them, `[N]`."""
     logits = model.logits(z, rows, source)
-    barred = [] if model.any_token else [model.pad_id, model.unk_id]
+    barred = model.barred_ids
     kept = logits[:, barred]
     logits[:, barred] = -np.inf
     chosen = to_host(logits.argmax(axis=1))

@@ -169,8 +169,10 @@ class FlowSeq:
 
     def __init__(self, config, weights, src_vocab, trg_vocab):
         model, self.xp = config.model, weights.xp
-        self.latent_size, self.any_token = model.latent_size, model.any_token
-        self.pad_id, self.unk_id, self.eos_id = trg_vocab.pad_id, trg_vocab.unk_id, trg_vocab.eos_id
+        self.latent_size = model.latent_size
+        self.pad_id, self.eos_id = trg_vocab.pad_id, trg_vocab.eos_id
+        never = [trg_vocab.bos_id] + ([] if model.any_token else [trg_vocab.pad_id, trg_vocab.unk_id])
+        self.barred_ids = [i for i in never if i is not None]  # what decoding does not choose
         self.trg_table = weights['trg_embedding/table']
         self.src_table = self.trg_table if model.share_embeddings else weights['src_embedding/table']
         size = model.latent_size

@@ -7,7 +7,7 @@ import unittest
 import numpy as np
 import tensorflow as tf
 
-from sequencing import flowseq_decoding
+from sequencing import flowseq_decoding, noise
 from sequencing.blocks import Rows, position_signal
 from sequencing.decode_options import DecodeOptions
 from sequencing.flow_config import (
@@ -197,6 +197,32 @@ class DecodingTest(FlowModelCase):
                     )
                     self.assertAllClose(got, found.scores[:, 0], 1e-5, 1e-5)
 
+    def test_scores_of_noisy_modes_are_those_of_their_latents(self):
+        """Every candidate once more, on its own: its noise drawn, its latent generated, its tokens scored."""
+        model, _, vocab = self.model()
+        batch, samples, tau, seed = random_batch(self.random, vocab, batch=2), 3, 0.8, 7
+        source, keys = model.encode(batch.src_ids, batch.src_mask), noise.source_hash(batch.src_ids, batch.src_mask)
+        lengths, _ = model.length_predictor.predict(source.context, source.lengths, 2)
+        channels = tf.range(model.latent_size)
+        for decode in ('sample', 'mbr', 'argmax'):
+            found = self.translate(model, batch, decode=decode, nlen=2, ntr=samples, tau=tau, seed=seed)
+            for b in range(2):
+                one = model.encode(batch.src_ids[b : b + 1], batch.src_mask[b : b + 1])
+                wanted, densities = {}, {}
+                for length in (lengths[b, :1] if decode == 'argmax' else lengths[b]).numpy():
+                    rows = Rows(tf.ones([1, length], tf.bool))
+                    times = tf.range(length)[:, tf.newaxis]
+                    for number in range(samples):
+                        draws = noise.normals(seed, keys[b], length, number, times, channels)
+                        draws *= 0.0 if decode == 'mbr' and number == 0 else tau
+                        z, density = flowseq_decoding.generate(model, one, rows, draws)
+                        ids, *_ = flowseq_decoding.decode(model, one, z, rows)
+                        wanted[length, number] = -float(model.cross_entropies(z, ids, rows, one)[1][0])
+                        densities[float(density[0])] = wanted[length, number]
+                if decode == 'argmax':
+                    wanted = {0: densities[max(densities)]}
+                self.assertAllClose(sorted(found.scores[b].numpy()), sorted(wanted.values()), 1e-5, 1e-5)
+
     def filled(self, found, place, vocab):
         """The outputs with their EOS filling, as a scorer reads them."""
         spans, lengths = found.spans[:, place], found.lengths[:, place]
@@ -289,16 +315,20 @@ class DecodingTest(FlowModelCase):
         )
         self.assertTrue(np.isfinite(empty.scores).all())
 
-    def test_pad_and_unknown_are_never_chosen_unless_asked(self):
+    def test_pad_and_unknown_are_never_chosen_unless_asked_and_bos_never_at_all(self):
         model, _, vocab = self.model()
-        model.output.bias.assign(tf.tensor_scatter_nd_update(model.output.bias, [[0], [1]], [50.0, 60.0]))
+        self.assertEqual((vocab.pad_id, vocab.unk_id, vocab.bos_id), (0, 1, 2))
+        model.output.bias.assign(tf.tensor_scatter_nd_update(model.output.bias, [[0], [1], [2]], [50.0, 60.0, 70.0]))
         batch = random_batch(self.random, vocab)
         found = self.translate(model, batch, decode='argmax')
         inside = tf.range(found.ids.shape[2]) < found.lengths[:, :, tf.newaxis]
-        self.assertAllEqual(tf.reduce_any(inside & (found.ids < 2)), False)
+        self.assertAllEqual(tf.reduce_any(inside & (found.ids < 3)), False)
         model.any_token = True
         found = self.translate(model, batch, decode='argmax')
         self.assertAllEqual(found.ids[0, 0, : found.lengths[0, 0]], [1] * int(found.spans[0, 0]))
+        model.bos_id = None  # as in imported vocabularies: id 2 is a token like others
+        found = self.translate(model, batch, decode='argmax')
+        self.assertAllEqual(found.ids[0, 0, : found.lengths[0, 0]], [2] * int(found.spans[0, 0]))
 
 
 class LengthTest(tf.test.TestCase):

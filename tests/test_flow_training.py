@@ -1,6 +1,7 @@
 """How flows are trained: phases, weights of the KL, initialisation on data, and the parts of the bound."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import tempfile
@@ -121,6 +122,65 @@ class FlowTrainingTest(tf.test.TestCase):
         real = tf.boolean_mask(entered, batch.trg_mask).numpy()
         self.assertAllClose(real.mean(axis=0), np.zeros(8), atol=1e-4)
         self.assertAllClose(real.std(axis=0, ddof=1), np.ones(8), atol=1e-3)
+
+    def test_padding_counts_in_initialisation_only_where_asked(self):
+        """Means and deviations by NumPy, over real positions or over all; the same where nothing is padded."""
+        built, config, vocab = tiny_flow_model(self.random, {'prior': ONE_LEVEL})
+        start = [variable.numpy() for variable in built.variables]
+        some = random_batch(self.random, vocab)
+        full = tf.where(some.trg_mask, some.trg_ids, vocab.eos_id), tf.ones_like(some.trg_mask)
+        for padded, batch in ((True, some), (False, some._replace(trg_ids=full[0], trg_mask=full[1]))):
+            ends = []
+            for over_padding in (True, False):
+                for variable, value in zip(built.variables, start):
+                    variable.assign(value)
+                recipe = FlowTrainConfig(reconstruction_steps=7, init_over_padding=over_padding)
+                asked = dataclasses.replace(config, train=dataclasses.replace(config.train, flow=recipe))
+                ends.append(self.check_initialisation(FlowObjective(built, asked), config.seed, batch, over_padding))
+            same = [np.allclose(*pair, 1e-3, 1e-3) for pair in zip(*ends)]
+            self.assertEqual(same, [not padded] * len(same))
+
+    def check_initialisation(self, objective, seed, batch, over_padding):
+        """Runs both initialisations; returns what they set: gains, biases, the first ActNorm's scales and shifts."""
+        model, rows = objective.model, Rows(batch.trg_mask)
+        counted = np.ones(rows.batch * rows.time, bool) if over_padding else batch.trg_mask.numpy().ravel()
+        source = model.encode(batch.src_ids, batch.src_mask)
+        embedded = rows.flat(model.trg_embedding(batch.trg_ids))
+        features = model.posterior.features(embedded, rows, source.for_posterior())
+        linears = model.posterior.mean, model.posterior.log_variance
+        actnorm = next(module for module in model.prior.layers[0].submodules if isinstance(module, ActNorm))
+        set_ones = [v for linear in linears for v in (linear.gain, linear.bias)] + [actnorm.log_scale, actnorm.shift]
+        before, outs = [v.numpy() for v in set_ones], [linear(features).numpy()[counted] for linear in linears]
+        for phase in objective.phases:
+            objective.begin(phase, types.SimpleNamespace(sample=lambda count, turn: batch))
+        want = []
+        for out, gain, bias in zip(outs, before[0::2], before[1::2]):
+            ratio = 0.05 / (out.std(axis=0, ddof=1) + 1e-6)
+            want += [gain * ratio, (bias - out.mean(axis=0)) * ratio]
+        draws = model.latent_noise(tf.constant([seed, 1], tf.int32), batch.index, 1, rows.time)
+        _, z, _ = sample_posterior(*model.posterior_ends(batch.trg_ids, rows, source), rows, draws)
+        out = np.where(rows.real, z * np.exp(before[4]) + before[5], 0.0)[counted]
+        ratio = 1.0 / (out.std(axis=0, ddof=1) + 1e-6)
+        want += [before[4] + np.log(ratio), (before[5] - out.mean(axis=0)) * ratio]
+        after = [v.numpy() for v in set_ones]
+        for got, value in zip(after, want):
+            self.assertAllClose(got, value, 1e-4, 1e-4)
+        return after
+
+    def test_lengths_out_of_reach_are_told(self):
+        model, config, vocab = tiny_flow_model(self.random)
+        objective = FlowObjective(model, config)
+        phase = objective.phases[0]
+        for units, far in ((1, False), (6, True)):  # the predictor tells differences up to 5
+            batch = random_batch(self.random, vocab, src_longest=2, trg_units=max(units, 2))
+            if not far:
+                batch = batch._replace(trg_ids=batch.trg_ids[:, :2], trg_mask=tf.ones_like(batch.trg_mask[:, :2]))
+            loss = objective.loss(phase, batch, [1, 2], tf.constant(0, tf.int64))
+            totals = dict(zip(objective.parts, np.concatenate([np.reshape(part, [-1]) for part in loss])))
+            said = objective.report(phase, types.SimpleNamespace(**totals), 1)
+            src, trg = (mask.numpy().sum(axis=1) for mask in (batch.src_mask, batch.trg_mask))
+            self.assertEqual('out_of_reach' in said, far)
+            self.assertAllClose(said.get('out_of_reach', 0.0), np.mean(trg - src > 5))
 
     def test_the_learning_rate_begins_anew_in_each_phase(self):
         _, config, _ = self.objective(train={'warmup_steps': 10, 'warmup_from': 0.5, 'learning_rate': 2.0})

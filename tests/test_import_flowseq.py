@@ -13,6 +13,7 @@ import numpy as np
 
 from sequencing.errors import UserError
 from sequencing.flow_config import FlowSeqConfig
+from tests.published_flowseq import Layers
 from tests.support import seeds
 from tools import import_flowseq
 from tools.flowseq_weights import Weights, load_recurrent
@@ -103,32 +104,9 @@ class RecurrentWeightsTest(unittest.TestCase):
             load_recurrent(stack, Weights(arrays), '')
             got = stack(tf.constant(x, tf.float32), tf.sequence_mask(lengths, steps)).numpy()
             for b, length in enumerate(lengths):
-                for suffix, columns, order in (('', slice(0, units), range(length)),
-                                               ('_reverse', slice(units, 2 * units), range(length)[::-1])):  # fmt: skip
-                    h = c = np.zeros(units)
-                    for t in order:
-                        h, c = torch_step(cell, arrays, suffix, x[b, t], h, c)
-                        np.testing.assert_allclose(got[b, t, columns], h, atol=1e-5)
+                want = Layers(arrays).recurrent('', x[b, :length], cell.upper())
+                np.testing.assert_allclose(got[b, :length], want, atol=1e-5)
                 np.testing.assert_array_equal(got[b, length:], 0.0)
-
-
-def torch_step(cell, arrays, suffix, x, h, c):
-    """One step by the formulas of PyTorch's documentation."""
-
-    def sigmoid(value):
-        return 1 / (1 + np.exp(-value))
-
-    from_x = arrays[f'weight_ih_l0{suffix}'] @ x + arrays[f'bias_ih_l0{suffix}']
-    from_h = arrays[f'weight_hh_l0{suffix}'] @ h + arrays[f'bias_hh_l0{suffix}']
-    if cell == 'rnn':
-        return np.tanh(from_x + from_h), c
-    if cell == 'gru':
-        (xr, xz, xn), (hr, hz, hn) = np.split(from_x, 3), np.split(from_h, 3)
-        z = sigmoid(xz + hz)
-        return (1 - z) * np.tanh(xn + sigmoid(xr + hr) * hn) + z * h, c
-    i, f, g, o = np.split(from_x + from_h, 4)
-    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-    return sigmoid(o) * np.tanh(c), c
 
 
 class CheckpointFolderTest(unittest.TestCase):

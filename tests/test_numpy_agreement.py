@@ -71,6 +71,8 @@ class AgreementTest(tf.test.TestCase):
             for line, mine, theirs in zip(lines, got, want):
                 about = f'{os.path.basename(file)}, {options}, {line!r}'
                 self.assertEqual(len(mine), len(theirs.outputs), about)
+                barred = translator.trg_vocab.tokens[translator.trg_vocab.bos_id]
+                self.assertNotIn(barred, [token for output in mine for token in output['tokens']], about)
                 for pair in zip(mine, theirs.outputs):
                     if not self.same(translator, line, *pair, options, about):
                         break

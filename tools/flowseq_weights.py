@@ -170,6 +170,7 @@ def load_coupling(coupling, weights, prefix):
         load_recurrent(net.recurrent, weights, f'{prefix}rnn.')
         load_global_attention(net.attention, weights, f'{prefix}attn.')
     elif isinstance(net, ConvConditioner):
+        _check_width(net, weights, f'{prefix}linear.linear')
         load_convolution(net.first, weights, f'{prefix}conv1.conv.')
         load_convolution(net.second, weights, f'{prefix}conv2.conv.')
         load_global_attention(net.attention, weights, f'{prefix}attn.')
@@ -180,6 +181,21 @@ def load_coupling(coupling, weights, prefix):
             load_source_attention(net.position_attention, weights, f'{prefix}pos_attn.')
         load_decoder_layer(net.layer, weights, f'{prefix}transformer.')
     load_weight_norm(net.linear, weights, f'{prefix}linear.linear.')
+
+
+def _check_width(net, weights, name):
+    """Refuses the published last layer of a convolutional coupling where it has not the width of what it is given.
+
+    The published code makes it for 2 * hidden units; it runs only where that is right by chance.
+    """
+    hidden, given = net.second.bias.shape[0], net.linear.direction.shape[0]
+    width = weights[f'{name}.weight_v'].shape[1]
+    if width != given and width == 2 * hidden:
+        raise UserError(
+            f'{weights.source}: {name} reads {width} units, 2 * hidden_features, as the published code makes it, but '
+            f'it is given {given - hidden} + {hidden}: such a coupling cannot run, there or here, so its weights mean '
+            'nothing. Import a checkpoint in which this layer has the width of its input.'
+        )
 
 
 def load_decoder_layer(layer, weights, prefix):

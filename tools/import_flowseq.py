@@ -99,7 +99,7 @@ def read_vocabs(checkpoint, theirs, subword=None):
 def config_of(theirs, source, joint, any_token=False):
     """Our `Config` for the published configuration `theirs` (a dict), read from the file `source`."""
     from sequencing.config import Config, DataConfig, DecodeConfig, TrainConfig, VocabConfig
-    from sequencing.flow_config import FlowSeqConfig
+    from sequencing.flow_config import FlowSeqConfig, FlowTrainConfig
 
     def get(name):
         return _get(theirs, name, source)
@@ -119,7 +119,10 @@ def config_of(theirs, source, joint, any_token=False):
             length=_length(_get(get('prior'), 'length_predictor', source), f'{source}: length_predictor'),
             prior=_prior(_get(get('prior'), 'flow', source), f'{source}: flow'), any_token=any_token,
         ),
-        train=TrainConfig(label_smoothing=float(get('decoder').get('label_smoothing', 0.0))),
+        train=TrainConfig(
+            label_smoothing=float(get('decoder').get('label_smoothing', 0.0)),
+            flow=FlowTrainConfig(init_over_padding=True),
+        ),
         decode=DecodeConfig(mode='argmax', validation_mode='argmax'),
     )  # fmt: skip
 
