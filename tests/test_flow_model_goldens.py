@@ -2,8 +2,10 @@
 
 import math
 import os
+import pickle
 import tempfile
 import unittest
+import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -72,6 +74,27 @@ class ModelGoldensTest(tf.test.TestCase):
             self.assertAllClose(np.linalg.norm(flat), norm, 1e-9, 1e-9, msg=name)
             self.assertAllClose(np.dot(flat, np.cos(np.arange(len(flat)))), dot, 1e-6, 1e-6, msg=name)
 
+    def test_the_file_in_the_format_before_1_6_holds_the_same(self):
+        """That format has the same description of tensors between other bytes: it is put together from this one."""
+        path = os.path.join(self.checkpoint, 'model.pt')
+        with zipfile.ZipFile(path) as archive:
+            contents = {name.rpartition('/')[2]: archive.read(name) for name in archive.namelist() if '/data/' in name}
+            described = archive.read('model/data.pkl')
+        kept = {key: content for key, content in contents.items() if len(content) % 4 == 0}
+        self.assertEqual(set(kept), set(contents))  # float32 only
+        old = os.path.join(self.folder.name, 'old.pt')
+        with open(old, 'wb') as file:
+            for value in (0x1950A86A20F9469CFC6C, 1001, {'little_endian': True}):
+                pickle.dump(value, file, protocol=2)
+            file.write(described)
+            pickle.dump(list(contents), file, protocol=2)
+            for content in contents.values():
+                file.write((len(content) // 4).to_bytes(8, 'little') + content)
+        got, want = read_torch_file(old)['core'], read_torch_file(path)['core']
+        self.assertEqual(list(got), list(want))
+        for name, array in want.items():
+            np.testing.assert_array_equal(got[name], array, err_msg=name)
+
     def test_encoder(self):
         self.check(self.source.states, 'enc/out')
         self.check(self.source.context, 'enc/ctx')
@@ -91,6 +114,7 @@ class ModelGoldensTest(tf.test.TestCase):
             tf.constant(self.arrays['flow/z_in']), mask=self.rows.mask, memory=self.memory
         )
         self.check(noise, 'flow/eps_out')
+        self.assertEqual(self.model.length_unit, self.arrays['length_unit'])
         self.check(log_det, 'flow/eps_logdet')
         self.check_levels('bwdpass', 'flow/z_in', lambda layer: layer.forward_and_log_det)
 
@@ -103,23 +127,30 @@ class ModelGoldensTest(tf.test.TestCase):
         self.check_levels('fwdpass', 'flow/eps_in', lambda layer: layer.inverse_and_log_det)
 
     def check_levels(self, name, given, direction):
-        """Each unit of each level on the recorded output of the one before it."""
-        mask = self.rows.mask
+        """Each unit of each level on the recorded output of the one before it; and each level as a whole."""
+        masks, ends = [self.rows.mask], [self.arrays[given]]  # of each level; what comes in, or the noise of the level
+        for i in range(2):
+            masks.append(masks[i][:, ::2] | masks[i][:, 1::2])
+            whole = self.arrays[f'flow/{name}/blocks.{i}/out'] if name == 'bwdpass' else ends[i]
+            ends.append(whole[:, :, :32].reshape(4, -1, 64))
         for i, level in enumerate(self.model.prior.layers):
             parts = ['pos_attn'] + [f'steps.{j}' for j in range(len(level.layers) - (2 if i < 2 else 1))]
             parts += ['prior'] if i < 2 else []
             layers = list(zip(parts, level.layers))
+            given = ends[i]
             if name == 'fwdpass':
                 layers.reverse()
-            x = self.arrays[given] if i == 0 and name == 'bwdpass' else None
+                if i < 2:
+                    deeper = self.arrays[f'flow/{name}/blocks.{i + 1}/out'].reshape(4, -1, 32)
+                    given = np.concatenate([deeper, given[:, :, 32:]], axis=2)
+            x, total, prefix = given, 0.0, f'flow/{name}/blocks.{i}'
             for part, layer in layers:
-                prefix = f'flow/{name}/blocks.{i}.{part}/'
-                if x is not None:
-                    out, log_det = direction(layer)(tf.constant(x), mask=mask, memory=self.memory)
-                    self.check(out, prefix + 'out')
-                    self.check(log_det, prefix + 'logdet')
-                x = self.arrays[prefix + 'out']
-            mask = mask[:, ::2] | mask[:, 1::2]
+                out, log_det = direction(layer)(tf.constant(x), mask=masks[i], memory=self.memory)
+                self.check(out, f'{prefix}.{part}/out')
+                self.check(log_det, f'{prefix}.{part}/logdet')
+                x, total = self.arrays[f'{prefix}.{part}/out'], total + log_det
+            self.check(out, f'{prefix}/out')
+            self.check(total, f'{prefix}/logdet')
 
     def test_prior_density(self):
         z = self.rows.flat(tf.constant(self.arrays['flow/z_in']))
@@ -153,6 +184,10 @@ class ModelGoldensTest(tf.test.TestCase):
         ids, scores, _ = flowseq_decoding.decode(self.model, self.source, z, self.rows, keep_tail=True)
         self.check_ids(ids, 'dec/ids')
         self.check(scores, 'dec/logprob')
+        reconstructed, *_ = flowseq_decoding.reconstruct(self.model, self.batch)
+        want = self.arrays['recon/ids']
+        ended = np.cumsum(want == 2, axis=1) - (want == 2) > 0  # the published program goes on after the first EOS
+        self.assertAllEqual(reconstructed, np.where(ended & (want > 0), 2, want))
         smoothed, plain = self.model.cross_entropies(z, self.batch.trg_ids, self.rows, self.source)
         self.check(plain, 'dec/loss')
         self.check(smoothed, 'dec/loss_smoothed')
@@ -195,6 +230,9 @@ class ModelGoldensTest(tf.test.TestCase):
         margin = self.arrays['argmax/margin']
         self.check_ids(found.ids, 'argmax/ids', margin)
         self.check_ids(found.spans, 'argmax/lengths')
+        rows = Rows(tf.sequence_mask(found.spans[:, 0], 12))
+        z, _ = flowseq_decoding.generate(self.model, self.source, rows, tf.zeros([4 * 12, 64]))
+        self.check(z, 'argmax/z')
 
     def test_argmax_of_noisy_samples(self):
         name = 'argmax_ntr4_tau0.5/'

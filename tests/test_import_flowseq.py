@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 
 from sequencing.errors import UserError
-from sequencing.flow_config import FlowSeqConfig
+from sequencing.flow_config import FlowPriorConfig, FlowSeqConfig, FlowTrainConfig
 from tests.published_flowseq import Layers
 from tests.support import seeds
 from tools import import_flowseq
@@ -165,7 +165,9 @@ class CheckpointFolderTest(unittest.TestCase):
 
     def test_subwords_are_recognised(self):
         for tokens, subword, wanted in (('a@@ b', None, 'bpe'), ('\u2581a b', None, 'spm'), ('a b', None, 'none'),
-                                        ('a@@ b', 'word', 'none'), ('a b', 'joint-spm', 'spm')):  # fmt: skip
+                                        ('a@@ b', 'word', 'none'), ('a b', 'joint-spm', 'spm'),
+                                        ('a b', 'sep-bpe', 'bpe'), ('\u2581a b', 'joint-bpe', 'bpe'),
+                                        ('a@@ ##b', 'bert-bpe', 'none')):  # fmt: skip
             self.folder(tokens)
             vocabs = import_flowseq.read_vocabs(self.checkpoint, self.configuration(), subword)
             self.assertEqual([vocab.subword for vocab in vocabs], [wanted])
@@ -192,6 +194,8 @@ class CheckpointFolderTest(unittest.TestCase):
         self.assertEqual((model.prior.coupling, model.prior.transform, model.prior.unmasked_first),
                          ('conv', 'nlsq', True))  # fmt: skip
         self.assertEqual(model.length_unit, 2)
+        self.assertTrue(import_flowseq.config_of(theirs, 'config.json', joint=True).train.flow.init_over_padding)
+        self.assertFalse(FlowTrainConfig().init_over_padding or FlowPriorConfig().unmasked_first)
 
     def test_bad_usage(self):
         self.assertEqual(import_flowseq.main(['import_flowseq.py', '--checkpoint', self.checkpoint]), 2)
