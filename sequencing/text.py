@@ -4,6 +4,7 @@ Only `\\n` ends a line; a `\\r` before it is dropped, and U+0085, U+2028 or a fo
 order mark at the start is dropped. Invalid UTF-8 and NUL become U+FFFD and are counted, so that it can be said.
 """
 
+import contextlib
 import gzip
 import os
 import tempfile
@@ -184,12 +185,19 @@ def write_lines(target, lines):
         target.writelines(encode_line(line) for line in lines)
         target.flush()
         return
-    with atomic_file(target) as raw:
-        if os.fspath(target).endswith('.gz'):
+    with output_file(target) as file:
+        file.writelines(encode_line(line) for line in lines)
+
+
+@contextlib.contextmanager
+def output_file(path):
+    """A binary file to write, compressed when its name ends in `.gz`, that appears complete or not at all."""
+    with atomic_file(path) as raw:
+        if os.fspath(path).endswith('.gz'):
             with gzip.GzipFile('', 'wb', fileobj=raw, mtime=0) as file:
-                file.writelines(encode_line(line) for line in lines)
+                yield file
         else:
-            raw.writelines(encode_line(line) for line in lines)
+            yield raw
 
 
 class atomic_file:
