@@ -13,7 +13,7 @@ POSITIONS = ('sinusoidal', 'learned', 'rotary', 'none')
 
 def places(start, count):
     """start, ..., start + count - 1, of known size if `count` is a Python int."""
-    return tf.ensure_shape(tf.range(start, start + count), [count if isinstance(count, int) else None])
+    return start + tf.range(count)
 
 
 class SinusoidalPositions(tf.Module):

@@ -246,9 +246,9 @@ def flat(x):
     return tf.reshape(x, [-1, x.shape[-1]])
 
 
-def arrays(steps, *dtypes):
-    """A TensorArray of `steps` matrices for each dtype."""
-    return [tf.TensorArray(dtype, steps, element_shape=[None, None]) for dtype in dtypes]
+def arrays(steps, *dtypes, shape=(None, None)):
+    """A TensorArray of `steps` matrices for each dtype; exports want their shape as far as it is known."""
+    return [tf.TensorArray(dtype, steps, element_shape=shape) for dtype in dtypes]
 
 
 def time_loop(steps, body, carry):
@@ -280,7 +280,8 @@ def _scan_forward(cell, x_parts, kernel, bias, initial, mask, reverse):
         return new, [a.write(t, n) for a, n in zip(state_arrays, new)], pre_array.write(t, pre)
 
     steps, size = tf.shape(x_parts)[0], len(cell.state._fields)
-    start = (initial, arrays(steps, *[wide] * size), arrays(steps, wide)[0])
+    state_arrays = arrays(steps, *[wide] * size, shape=(x_parts.shape[1], units))
+    start = (initial, state_arrays, *arrays(steps, wide, shape=(x_parts.shape[1], cell.pre_size(units))))
     final, state_arrays, pre_array = time_loop(time_steps(steps, reverse), body, start)
     states = cell.state(*[stacked(array, units) for array in state_arrays])
     return states, stacked(pre_array, cell.pre_size(units)), final

@@ -120,6 +120,10 @@ class Vocab:
         special = self._special
         return np.array([special.get(piece, self._ids.get(piece, self.unk_id)) for piece in pieces], np.int32)
 
+    def ids_of_text(self):
+        """A dict of the tokens that text may hold to their ids: all but the special ones."""
+        return dict(self._ids)
+
     def content_key(self):
         """A hash of all that decides which ids a line gets."""
         return _hash(self.kind, self.delimiter, self.subword, *self.tokens)

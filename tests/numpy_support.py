@@ -37,6 +37,7 @@ from sequencing.flow_config import (
     SoftmaxLengthConfig,
 )
 from sequencing.model_folder import write_config
+from sequencing.structures import Batch
 from sequencing.vocab import Vocab
 from tests.flow_support import disturb
 from tests.toy import ROOT
@@ -191,3 +192,15 @@ def translate_without_tensorflow(asked):
     if done.returncode:
         raise AssertionError(done.stderr)
     return json.loads(done.stdout)
+
+
+def margin(translator, line, mine, theirs):
+    """How much likelier TensorFlow found its token than ours, where two translations (lists of pieces) part."""
+    place = next(i for i, (a, b) in enumerate(zip([*mine, None], [*theirs, None])) if a != b)
+    src, trg = translator.src_vocab, translator.trg_vocab
+    src_ids = np.append(src.encode(line), src.eos_id)[np.newaxis]
+    ours, best = (
+        translator.model.score(Batch(src_ids, src_ids >= 0, ids[np.newaxis], ids[np.newaxis] >= 0, None))[1][0, -1]
+        for ids in (trg.ids_of([*given, '</s>'][: place + 1]) for given in (mine, theirs))
+    )
+    return float(best - ours)

@@ -2,15 +2,14 @@
 
 import os
 
-import numpy as np
 import tensorflow as tf
 
 import sequencing
-from sequencing.structures import Batch
 from tests.numpy_support import (
     AUTOREGRESSIVE,
     FLOWS,
     convert,
+    margin,
     scratch_folder,
     translate_without_tensorflow,
     write_model_folder,
@@ -82,7 +81,7 @@ class AgreementTest(tf.test.TestCase):
         bound = 1e-4 * max(1.0, abs(theirs.score))
         if mine['tokens'] != theirs.tokens:
             if options['decode'] == 'greedy':
-                self.assertLessEqual(self.margin(translator, line, mine['tokens'], theirs.tokens), 1e-4, about)
+                self.assertLessEqual(margin(translator, line, mine['tokens'], theirs.tokens), 1e-4, about)
             else:
                 self.assertNear(mine['rank_score'], theirs.rank_score, bound, about)
             return False
@@ -91,17 +90,6 @@ class AgreementTest(tf.test.TestCase):
         self.assertEqual(mine['translation'], theirs.translation)
         self.assertEqual(mine['output_truncated'], theirs.output_truncated, about)
         return True
-
-    def margin(self, translator, line, mine, theirs):
-        """How much likelier TensorFlow found its token than ours, where the two part."""
-        place = next(i for i, (a, b) in enumerate(zip([*mine, None], [*theirs, None])) if a != b)
-        src, trg = translator.src_vocab, translator.trg_vocab
-        src_ids = np.append(src.encode(line), src.eos_id)[np.newaxis]
-        ours, best = (
-            translator.model.score(Batch(src_ids, src_ids >= 0, ids[np.newaxis], ids[np.newaxis] >= 0, None))[1][0, -1]
-            for ids in (trg.ids_of([*given, '</s>'][: place + 1]) for given in (mine, theirs))
-        )
-        return float(best - ours)
 
 
 if __name__ == '__main__':

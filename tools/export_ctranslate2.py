@@ -14,9 +14,7 @@ The folder that it writes is all that the engine needs:
 Reference: https://opennmt.net/CTranslate2/
 """
 
-import os
 import sys
-import tempfile
 
 import numpy as np
 
@@ -47,9 +45,8 @@ def main(argv=None):
 
 def export(flags):
     cli.require(flags, 'model_dir', 'output_dir')
-    if os.path.exists(flags.output_dir):
-        raise UserError(f'--output_dir {flags.output_dir} is there already; name a new folder.')
     cli.quiet_tensorflow()
+    from sequencing.export import folder_size, new_folder
     from sequencing.translator import load_model
 
     model, config, src_vocab, trg_vocab = load_model(flags.model_dir, flags.checkpoint, 'float32')
@@ -58,19 +55,11 @@ def export(flags):
     register_vocabularies(spec, src_vocab, trg_vocab)
     spec.validate()
     spec.optimize(quantization=flags.quantization)
-    parent = os.path.dirname(os.path.abspath(flags.output_dir))
-    try:
-        with tempfile.TemporaryDirectory(dir=parent) as scratch:
-            made = os.path.join(scratch, 'model')
-            os.makedirs(made)
-            spec.save(made)
-            for vocab, name in ((src_vocab, 'src'), (trg_vocab, 'trg')):
-                vocab.save(made, name)
-            os.rename(made, flags.output_dir)
-    except OSError as error:
-        raise UserError(f'--output_dir {flags.output_dir}: cannot be written ({error}).') from error
-    size = sum(entry.stat().st_size for entry in os.scandir(flags.output_dir))
-    print(f'{flags.output_dir}: {size / 2**20:.1f} MiB, {flags.quantization}')
+    with new_folder(flags.output_dir) as made:
+        spec.save(made)
+        for vocab, name in ((src_vocab, 'src'), (trg_vocab, 'trg')):
+            vocab.save(made, name)
+    print(f'{flags.output_dir}: {folder_size(flags.output_dir) / 2**20:.1f} MiB, {flags.quantization}')
     return 0
 
 

@@ -1,0 +1,27 @@
+"""Promise 6 for every kind of part that there is; `tests/test_exports.py` has one model a family."""
+
+import dataclasses
+import unittest
+
+from tests.export_support import ExportChecks
+from tests.numpy_support import AUTOREGRESSIVE, FLOWS, scratch_folder
+
+
+class EveryExportTest(ExportChecks, unittest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = scratch_folder(self.addCleanup)
+
+    def test_saved_models(self):
+        models = {name: (model, {'decode': 'beam', 'beam_size': 3}) for name, model in AUTOREGRESSIVE.items()}
+        self.check_saved_models({**models, **{name: (flow, {'decode': 'iw'}) for name, flow in FLOWS.items()}})
+
+    def test_lite_files(self):
+        # LiteRT lacks the float64 arithmetic of nlsq.
+        recurrent = FLOWS['flow_recurrent']
+        affine = dataclasses.replace(recurrent, prior=dataclasses.replace(recurrent.prior, transform='affine'))
+        self.check_lite_files({**AUTOREGRESSIVE, **FLOWS, 'flow_recurrent': affine})
+
+
+if __name__ == '__main__':
+    unittest.main()

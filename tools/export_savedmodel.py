@@ -1,0 +1,137 @@
+"""Writes a trained model as a TensorFlow SavedModel, which runs wherever TensorFlow does, without this package."""
+
+import json
+import os
+import sys
+
+from sequencing import cli
+from sequencing.errors import UserError
+
+USAGE = """
+Writes a trained model as a SavedModel, for TensorFlow Serving or any program with TensorFlow in it.
+
+  python tools/export_savedmodel.py --model_dir runs/demo --output_dir runs/demo.saved
+
+Signature `ids` takes src_ids [sentences, pieces] int32, PAD (0) after the end and no EOS, and gives ids [sentences,
+pieces] int32 (PAD after the end, no EOS), lengths, scores in nats and truncated. Where both vocabularies are lists of
+words or characters there is also `text`: lines [sentences] string to translations [sentences] string, and scores.
+SentencePiece needs operations that TensorFlow does not have: cut lines with the package sentencepiece and the models
+src.model and trg.model (or joint.model), which lie beside the SavedModel in assets.extra/ as do token lists.
+
+  import tensorflow as tf
+  model = tf.saved_model.load('runs/demo.saved')
+  found = model.signatures['text'](lines=tf.constant(['the old house .']))
+"""
+REFUSED = {
+    'sample': 'draws other translations each time',
+    'npd': 'ranks candidates by a second model, outside the graph',
+    'mbr': 'ranks candidates by comparing their text, outside the graph',
+}
+
+
+def define_flags(flags):
+    from absl import flags as absl
+
+    own = {'flag_values': flags}
+    absl.DEFINE_string('model_dir', '', 'model folder; several, parted by commas, are an ensemble', **own)
+    absl.DEFINE_string('output_dir', '', 'folder to write; it may not exist yet', **own)
+    absl.DEFINE_string('checkpoint', 'best', "'best', 'last' or the path of a checkpoint", **own)
+    absl.DEFINE_string('decode', None, "decoding mode; the model's default otherwise", **own)
+    absl.DEFINE_integer('beam_size', None, 'hypotheses that beam search walks', **own)
+    absl.DEFINE_float('length_penalty', None, 'exponent of the length penalty of beam search', **own)
+    absl.DEFINE_integer('max_length', None, 'longest output in tokens; 0 for 2 x source + 20', **own)
+
+
+def main(argv=None):
+    return cli.run(export, define_flags, argv, USAGE)
+
+
+def export(flags):
+    cli.require(flags, 'model_dir', 'output_dir')
+    cli.quiet_tensorflow()
+    from sequencing.decode_options import options_for
+    from sequencing.export import check_size, folder_size, new_folder
+    from sequencing.translator import load
+
+    translator = load(flags.model_dir, flags.checkpoint, 'float32')
+    asked = {name: flags[name].value for name in ('decode', 'beam_size', 'length_penalty', 'max_length')}
+    if asked['decode'] in REFUSED:
+        raise UserError(f'--decode {asked["decode"]} {REFUSED[asked["decode"]]}; a SavedModel has beam and greedy, or '
+                        'of flow models argmax and iw.')  # fmt: skip
+    options = options_for(translator.model, translator.config, **asked)
+    check_size(flags.model_dir, translator.model)
+    with new_folder(flags.output_dir) as made:
+        names = save(translator, options, made)
+    print(f'{flags.output_dir}: {folder_size(flags.output_dir) / 2**20:.1f} MiB, signatures {", ".join(names)}, '
+          f'mode {options.decode}')  # fmt: skip
+    return 0
+
+
+def save(translator, options, folder):
+    """Writes a `Translator`'s model as it decodes under `DecodeOptions`; returns the names of the signatures."""
+    import tensorflow as tf
+
+    exported, signatures = build(translator, options)
+    tf.saved_model.save(exported, folder, signatures, tf.saved_model.SaveOptions(experimental_custom_gradients=False))
+    extra = os.path.join(folder, 'assets.extra')
+    os.makedirs(extra, exist_ok=True)
+    write_vocabularies(translator, extra, {'decode': options.decode, 'max_src_length': options.max_src_length})
+    return list(signatures)
+
+
+def write_vocabularies(translator, folder, notes):
+    """Writes the vocabularies and `export.json`, which holds special ids and `notes`."""
+    vocabs = {'src': translator.src_vocab, 'trg': translator.trg_vocab}
+    for name, vocab in vocabs.items():
+        vocab.save(folder, name)
+        notes = {**notes, name: {'pad_id': vocab.pad_id, 'unk_id': vocab.unk_id, 'eos_id': vocab.eos_id}}
+    with open(os.path.join(folder, 'export.json'), 'w', encoding='utf-8') as file:
+        json.dump(notes, file, indent=2)
+        file.write('\n')
+
+
+def build(translator, options):
+    """A module and its signatures, a dict."""
+    import tensorflow as tf
+
+    from sequencing.export import GraphVocab, ended, output_limits
+
+    model, src_vocab, trg_vocab = translator.model, translator.src_vocab, translator.trg_vocab
+
+    def translate(src_ids):
+        ids, mask = ended(src_ids[:, : options.max_src_length], src_vocab.pad_id, src_vocab.eos_id)
+        limits = output_limits(mask, options.max_length)
+        found = model.translate(ids, mask, limits, options.of_the_graph())
+        # A source without a token has an empty translation, whatever the model says.
+        lengths = tf.where(limits > 0, found.lengths[:, 0], 0)
+        inside = tf.sequence_mask(lengths, tf.shape(found.ids)[2])
+        return {
+            'ids': tf.where(inside, found.ids[:, 0], trg_vocab.pad_id),
+            'lengths': lengths,
+            'scores': found.scores[:, 0],
+            'truncated': tf.logical_and(limits > 0, found.truncated[:, 0]),
+        }
+
+    def function(body, **spec):
+        return tf.function(body, input_signature=list(spec.values()), autograph=False)
+
+    exported = tf.Module(name='exported')
+    exported.model = model
+    exported.ids = function(translate, src_ids=tf.TensorSpec([None, None], tf.int32, 'src_ids'))
+    signatures = {'ids': exported.ids}
+    if src_vocab.kind == trg_vocab.kind == 'list':
+        exported.src_vocab, exported.trg_vocab = GraphVocab(src_vocab), GraphVocab(trg_vocab)
+
+        def text(lines):
+            found = exported.ids(exported.src_vocab.encode(lines))
+            translations = exported.trg_vocab.decode(found['ids'], found['lengths'])
+            return {'translations': translations, 'scores': found['scores']}
+
+        exported.text = function(text, lines=tf.TensorSpec([None], tf.string, 'lines'))
+        signatures['text'] = exported.text
+    signatures['serving_default'] = signatures.get('text', exported.ids)
+    return exported, signatures
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv))

@@ -1,0 +1,132 @@
+"""Writes a trained model as a LiteRT (TensorFlow Lite) file, for phones and other small machines."""
+
+import os
+import sys
+
+from sequencing import cli
+from sequencing.errors import UserError
+from tools.export_savedmodel import write_vocabularies
+
+USAGE = """
+Writes a trained model for LiteRT, the interpreter of phones: greedy search, or of flow models argmax, of one sentence
+at a time.
+
+  python tools/export_tflite.py --model_dir runs/demo --output_dir runs/demo.lite
+  python tools/export_tflite.py --model_dir runs/demo --output_dir runs/demo8.lite --weights int8
+      weights as eight-bit numbers, at about a quarter of the size
+
+The folder holds model.tflite, the vocabularies and export.json, which names special ids and lengths. The model takes
+src_ids [1, max_src_length] int32, PAD (0) after the end and no EOS, and gives ids [1, max_length] int32 (PAD after the
+end, no EOS), lengths [1] and scores [1] in nats. It has builtin operations only, so the interpreter is all that it
+needs:
+
+  import numpy as np, sentencepiece
+  from ai_edge_litert.interpreter import Interpreter
+  translate = Interpreter('runs/demo.lite/model.tflite').get_signature_runner()
+  source = sentencepiece.SentencePieceProcessor('runs/demo.lite/src.model').encode('The old house.')
+  found = translate(src_ids=np.pad(source, [0, 64 - len(source)])[np.newaxis].astype(np.int32))
+  target = sentencepiece.SentencePieceProcessor('runs/demo.lite/trg.model')
+  print(target.decode(found['ids'][0][: found['lengths'][0]].tolist()))
+"""
+WEIGHTS = ('float32', 'float16', 'int8')
+
+
+def define_flags(flags):
+    from absl import flags as absl
+
+    own = {'flag_values': flags}
+    absl.DEFINE_string('model_dir', '', 'model folder', **own)
+    absl.DEFINE_string('output_dir', '', 'folder to write; it may not exist yet', **own)
+    absl.DEFINE_string('checkpoint', 'best', "'best', 'last' or the path of a checkpoint", **own)
+    absl.DEFINE_integer('max_src_length', 64, 'longest source in tokens, EOS not counted', lower_bound=1, **own)
+    absl.DEFINE_integer('max_length', 0, 'longest output in tokens; 0 for the longest that the model would write',
+                        lower_bound=0, **own)  # fmt: skip
+    absl.DEFINE_enum('weights', 'float32', WEIGHTS, 'how weights are stored', **own)
+
+
+def main(argv=None):
+    return cli.run(export, define_flags, argv, USAGE)
+
+
+def export(flags):
+    cli.require(flags, 'model_dir', 'output_dir')
+    if not os.path.isdir(flags.model_dir) and ',' in flags.model_dir:
+        raise UserError('--model_dir names several folders; a LiteRT file holds one model. Average their checkpoints '
+                        '(tools/average_checkpoints.py), or export them as a SavedModel.')  # fmt: skip
+    cli.quiet_tensorflow()
+    from sequencing.export import check_size, folder_size, new_folder
+    from sequencing.translator import load
+
+    translator = load(flags.model_dir, flags.checkpoint, 'float32')
+    check_interpreter_has_it(flags.model_dir, translator.config.model)
+    check_size(flags.model_dir, translator.model)
+    longest, max_length = output_sizes(translator, flags.max_src_length, flags.max_length)
+    with new_folder(flags.output_dir) as made:
+        function = build(translator, flags.max_src_length, longest, max_length)
+        content = convert(translator.model, function, flags.weights)
+        with open(os.path.join(made, 'model.tflite'), 'wb') as file:
+            file.write(content)
+        notes = {'max_src_length': flags.max_src_length, 'max_length': longest, 'weights': flags.weights}
+        write_vocabularies(translator, made, notes)
+    print(f'{flags.output_dir}: {folder_size(flags.output_dir) / 2**20:.1f} MiB, sources of {flags.max_src_length} '
+          f'tokens, outputs of {longest}')  # fmt: skip
+    return 0
+
+
+def check_interpreter_has_it(folder, model):
+    """Refuses, by name, what the interpreter does not have."""
+    if model.kind == 'flowseq' and getattr(model.prior, 'transform', '') == 'nlsq':
+        raise UserError(f'{folder} has couplings of transform nlsq, which solve their equation in float64; LiteRT has '
+                        'float32 only. Export it as a SavedModel (tools/export_savedmodel.py).')  # fmt: skip
+
+
+def output_sizes(translator, max_src_length, max_length):
+    """Room for the output in tokens, and the limit of its length (0 for one that follows the source)."""
+    limit = max_length or translator.config.decode.max_length
+    longest = limit or 2 * max_src_length + 20
+    if not translator.is_flow:
+        return longest, limit
+    predictor = translator.model.length_predictor
+    told = max_src_length + 1 + predictor.reach  # of a source with EOS
+    longest = -(-min(longest + 1, told) // predictor.unit) * predictor.unit
+    return longest, limit
+
+
+def build(translator, max_src_length, longest, max_length):
+    """The `tf.function` that is exported."""
+    import tensorflow as tf
+
+    from sequencing.export import ended, fixed_argmax, fixed_greedy, output_limits
+
+    model, src_vocab, trg_vocab = translator.model, translator.src_vocab, translator.trg_vocab
+
+    def translate(src_ids):
+        ids, mask = ended(src_ids, src_vocab.pad_id, src_vocab.eos_id)
+        limits = output_limits(mask, max_length)
+        if translator.is_flow:
+            found = fixed_argmax(model, ids, mask, limits, longest)
+        else:
+            found = fixed_greedy(model, ids, mask, limits, longest, trg_vocab.pad_id)
+        return found._asdict()
+
+    signature = [tf.TensorSpec([1, max_src_length], tf.int32, 'src_ids')]
+    return tf.function(translate, input_signature=signature, autograph=False)
+
+
+def convert(model, function, weights):
+    """The bytes of a LiteRT file."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.model, module.translate = model, function
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], module)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if weights != 'float32':
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if weights == 'float16':
+        converter.target_spec.supported_types = [tf.float16]
+    return converter.convert()
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv))
