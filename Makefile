@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test system bench lint clean
+.PHONY: setup demo test system bench docs lint clean
 
 setup: $(STAMP)
 
@@ -36,5 +36,10 @@ bench: demo
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(RUN) benchmarks/run_all.py
 
+docs: setup
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going docs site
+	@echo open site/index.html
+
 clean:
-	rm -rf build dist *.egg-info
+	rm -rf build dist site *.egg-info

@@ -1,0 +1,81 @@
+"""The documentation says what is: its page of commands is up to date, its links lead somewhere, its names exist."""
+
+import dataclasses
+import glob
+import importlib.util
+import os
+import re
+import typing
+import unittest
+
+from sequencing.config import Config
+from tests.toy import ROOT
+
+DOCS = os.path.join(ROOT, 'docs')
+PAGES = sorted(glob.glob(os.path.join(DOCS, '*.md')))
+BLOCK = re.compile(r'^```.*?^```$', re.MULTILINE | re.DOTALL)
+FILES = re.compile(r'(?<![\w/])((?:tools|sequencing|flow_layers|sequencing_np|tests|docs)/\w+\.py)\b')
+FIELDS = re.compile(r'(?:`|set )((?:data|train|decode|model)\.[a-z_0-9]+(?:\.[a-z_0-9]+)*)')
+NO_FIELDS = {'model.npz', 'model.tflite', 'model.pt'} | {
+    f'model.{method}' for method in ('loss', 'translate', 'step', 'reorder', 'encode', 'features')
+}  # files and methods
+
+
+def text_of(path):
+    with open(path, encoding='utf-8') as file:
+        return file.read()
+
+
+def what_is_here(path):
+    """The text of a page; of the tables of a page on porting only the last column."""
+    lines = text_of(path).split('\n')
+    if os.path.basename(path).startswith('porting'):
+        lines = [line.split(' | ')[-1] if line.startswith('|') else line for line in lines]
+    return '\n'.join(lines)
+
+
+def field_names(kind=Config, prefix=''):
+    """Every field of the configuration as it is named with --set, of all kinds of parts."""
+    for name, hint in typing.get_type_hints(kind).items():
+        yield prefix + name
+        kinds = [k for k in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(k)]
+        for inner in kinds:
+            yield from field_names(inner, f'{prefix}{name}.')
+
+
+class DocsTest(unittest.TestCase):
+    def test_the_page_of_commands_is_what_help_says(self):
+        spec = importlib.util.spec_from_file_location('make_commands', os.path.join(DOCS, 'make_commands.py'))
+        make_commands = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(make_commands)
+        same = text_of(os.path.join(DOCS, 'commands.md')) == make_commands.page()
+        self.assertTrue(same, 'docs/commands.md is out of date: run `python docs/make_commands.py`')
+
+    def test_links_lead_somewhere(self):
+        for path in PAGES:
+            for target in re.findall(r'\]\(([^)#]+)[^)]*\)', BLOCK.sub('', text_of(path))):
+                if not target.startswith('http'):
+                    self.assertTrue(os.path.exists(os.path.join(DOCS, target)), f'{path}: {target}')
+
+    def test_every_page_is_in_the_index(self):
+        index = text_of(os.path.join(DOCS, 'index.md'))
+        for path in PAGES:
+            name = os.path.basename(path)
+            if name != 'index.md':
+                self.assertIn(f'({name})', index)
+                self.assertIn(f'\n{name[:-3]}\n', index)
+
+    def test_files_that_are_named_exist(self):
+        for path in PAGES:
+            for name in FILES.findall(what_is_here(path)):
+                self.assertTrue(os.path.exists(os.path.join(ROOT, name)), f'{path}: {name}')
+
+    def test_fields_that_are_named_exist(self):
+        fields = set(field_names())
+        for path in PAGES:
+            for name in set(FIELDS.findall(what_is_here(path))) - NO_FIELDS:
+                self.assertIn(name, fields, path)
+
+
+if __name__ == '__main__':
+    unittest.main()
