@@ -2,12 +2,13 @@
 
 import json
 import os
+import types
 import unittest
 
 import tensorflow as tf
 
 from sequencing.errors import UserError
-from sequencing.export import GraphVocab
+from sequencing.export import GraphVocab, check_size
 from sequencing.flow_config import FlowPriorConfig
 from sequencing.vocab import Vocab
 from tests.export_support import WORDS, ExportChecks, export
@@ -94,6 +95,9 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
     def test_what_the_interpreter_has_not_is_refused_by_name(self):
         with self.assertRaisesRegex(UserError, 'transform nlsq'):
             export_tflite.check_interpreter_has_it('folder', FLOWS['flow_recurrent'])
+        table = tf.TensorSpec([2**16, 2**13], tf.float32)
+        with self.assertRaisesRegex(UserError, '2.0 GiB of weights'):
+            check_size('folder', types.SimpleNamespace(variables=[table]))
 
 
 class GraphVocabTest(tf.test.TestCase):
