@@ -218,11 +218,18 @@ class ParallelInputs:
         self.report = self._make_report()
         self.keys = [corpus.key for corpus in corpora]
 
-    def batches(self, position=None):
-        """An endless iterator over (`Batch` of NumPy arrays, `Position` after it), from `position` on."""
+    def batches(self, position=None, replicas=None):
+        """An endless iterator over (`Batch` of NumPy arrays, `Position` after it), from `position` on.
+
+        Args:
+          position: `Position`; None for the beginning.
+          replicas: (number of the first, how many, of how many in all): a tuple of `Batch`es in place of one, the part
+            of each of these replicas. All parts of a batch hold its pairs once, as equally many each as can be; where
+            there are fewer pairs than replicas, some parts are one pair with index -1, which counts for nothing.
+        """
         position = Position(*map(int, position)) if position is not None else Position()
         while True:
-            for batch, after in self._epoch(position):
+            for batch, after in self._epoch(position, replicas):
                 yield batch, after
             position = after
 
@@ -232,19 +239,20 @@ class ParallelInputs:
         numbers = permute(places, self.size, key_of(self._seed, turn, 3))
         return self._batch(self._rows(numbers), numbers)
 
-    def one_epoch(self, epoch=0):
+    def one_epoch(self, epoch=0, replicas=None):
         """As `batches`, over one epoch."""
-        return self._epoch(Position(epoch))
+        return self._epoch(Position(epoch), replicas)
 
-    def dataset(self, position=None):
+    def dataset(self, position=None, replicas=None):
         """`batches` as a `tf.data.Dataset` that works ahead; positions are int64 scalars."""
-        return as_dataset(lambda: self.batches(position), with_position=True)
+        parts = replicas and replicas[1]
+        return as_dataset(lambda: self.batches(position, replicas), with_position=True, parts=parts)
 
     def epochs(self, position):
         """Passes over the data that lie behind `position`, a float."""
         return int(position.sentences) / (self.size if self._shares is None else self._windows * self._window)
 
-    def _epoch(self, position):
+    def _epoch(self, position, replicas=None):
         epoch, _, done, sentences = position
         for window in range(position.window, self._windows):
             corpus_rows, numbers, plan = self._plan(epoch, window)
@@ -255,8 +263,19 @@ class ParallelInputs:
                 after = Position(epoch, window + last, 0 if last else i + 1, sentences)
                 if after.window == self._windows:
                     after = Position(epoch + 1, 0, 0, sentences)
-                yield self._batch(corpus_rows[places], numbers[places]), after
+                if replicas is None:
+                    yield self._batch(corpus_rows[places], numbers[places]), after
+                else:
+                    yield tuple(self._part(corpus_rows[places], numbers[places], *replicas)), after
             done = 0
+
+    def _part(self, rows, numbers, first, local, replicas):
+        """The parts of a batch for `local` replicas; every one has short and long pairs, as pairs come by length."""
+        for replica in range(first, first + local):
+            if replica < len(rows):
+                yield self._batch(rows[replica::replicas], numbers[replica::replicas])
+            else:
+                yield self._batch(rows[:1], numbers[:1])._replace(index=np.array([-1]))
 
     def _plan(self, epoch, window):
         """The rows of a window, the numbers of its pairs, and its batches as places in it, in the order they come."""
@@ -448,10 +467,15 @@ def _pad(flat, tokens, lengths, pad_id, eos_id):
     return ids, mask
 
 
-def as_dataset(batches, with_position=False):
-    """A `tf.data.Dataset` over what the callable `batches` gives, made in a thread of its own, ahead of its use."""
+def as_dataset(batches, with_position=False, parts=None):
+    """A `tf.data.Dataset` over what the callable `batches` gives, made in a thread of its own, ahead of its use.
+
+    `parts` is the length of the tuples of `Batch`es that it gives; None where it gives single ones.
+    """
     ids, mask = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.bool)
     signature = Batch(ids, mask, ids, mask, tf.TensorSpec([None], tf.int64))
+    if parts is not None:
+        signature = (signature,) * parts
     if with_position:
         signature = (signature, Position(*[tf.TensorSpec([], tf.int64)] * len(Position._fields)))
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(_PREFETCH)

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 
 from sequencing import cli
 
@@ -25,6 +26,7 @@ import build_model  # noqa: E402
 from sequencing import model_folder  # noqa: E402
 from sequencing.config_files import load_config  # noqa: E402
 from sequencing.diagnosis import first_nonfinite  # noqa: E402
+from sequencing.distribution import STRATEGIES, Stops, choose  # noqa: E402
 from sequencing.errors import UserError  # noqa: E402
 from sequencing.model_folder import Checkpoints  # noqa: E402
 from sequencing.objectives import build_objective, phase_at  # noqa: E402
@@ -61,6 +63,9 @@ def define_flags(flags):
     absl.DEFINE_integer('seed', None, 'overrides the seed', lower_bound=0, flag_values=flags)
     absl.DEFINE_string('device', '', 'device to compute on, such as CPU:0 or GPU:1; by default the first GPU, else CPU',
                        flag_values=flags)  # fmt: skip
+    absl.DEFINE_enum('strategy', 'auto', STRATEGIES, "'mirrored': all GPUs here; 'multi_worker': one process "
+                     "of a job that Slurm or TF_CONFIG describes; 'auto': mirrored where there are several GPUs",
+                     flag_values=flags)  # fmt: skip
     absl.DEFINE_bool('explain', False, 'print the configuration, parameters, data and memory, and stop',
                      flag_values=flags)  # fmt: skip
     absl.DEFINE_bool('restart', False, 'rename the model folder to DIR.old-N and start anew', flag_values=flags)
@@ -72,25 +77,25 @@ def main(argv=None):
 
 def train(flags):
     config, origins = configure(flags)
-    use_devices(config, flags.device)
+    distribution = use_devices(config, flags.device, 'one' if flags.explain else flags.strategy)
     model_dir = config.model_dir
     if not model_dir:
         raise UserError('--model_dir is required: the folder that the model is kept in, such as runs/my_model.')
     if flags.explain:
         return explain(config, origins, model_dir)
-    build_inputs.check_files(config)
     with contextlib.ExitStack() as held:
-        restart = flags.restart and os.path.exists(model_dir)
-        make_folder(model_dir)
-        held.enter_context(model_folder.lock(model_dir))
-        if restart:
-            cli.note(f'{model_dir} is now {model_folder.move_aside(model_dir)}')
-            make_folder(model_dir)
-            held.enter_context(model_folder.lock(model_dir))
-        changes = check_resume(model_dir, config)
+        held.enter_context(distribution.lost_workers_told())
+        with distribution.chief_first():
+            build_inputs.check_files(config)
+            if distribution.is_chief:
+                changes = take_folder(config, model_dir, flags.restart, held)
+                build_inputs.build_vocabs(config, os.path.join(model_dir, 'vocab'))
+            else:
+                changes = []
+                check_shared(model_dir)
         held.enter_context(tf.device(flags.device or None))
         try:
-            return run_loop(config, model_dir, *prepare(config, model_dir, flags.init_from, changes))
+            return run_loop(config, model_dir, *prepare(config, model_dir, flags.init_from, changes, distribution))
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 'out of memory: lower train.batch_size (and raise train.accumulate by the same factor to keep the '
@@ -113,14 +118,33 @@ def configure(flags):
     return load_config(flags.config, flags.config_file, settings)
 
 
-def use_devices(config, device):
-    """Sets threads and memory growth; has to come before TensorFlow does anything."""
+def use_devices(config, device, strategy):
+    """Sets threads and memory growth, and returns the `Distribution`; has to come before TensorFlow does anything."""
     for gpu in tf.config.list_physical_devices('GPU'):
         tf.config.experimental.set_memory_growth(gpu, True)
     cli.use_threads(config.threads)
     known = [':'.join(found.name.split(':')[-2:]) for found in tf.config.list_physical_devices()]
     if device and device.upper().removeprefix('/') not in known:
         raise UserError(f'--device {device}: there is no such device here; there are {", ".join(known)}.')
+    return choose(strategy, device)
+
+
+def take_folder(config, model_dir, restart, held):
+    """Locks the model folder for as long as `held` is open; returns what changed in its configuration."""
+    restart = restart and os.path.exists(model_dir)
+    make_folder(model_dir)
+    held.enter_context(model_folder.lock(model_dir))
+    if restart:
+        cli.note(f'{model_dir} is now {model_folder.move_aside(model_dir)}')
+        make_folder(model_dir)
+        held.enter_context(model_folder.lock(model_dir))
+    return check_resume(model_dir, config)
+
+
+def check_shared(model_dir):
+    if not os.path.isdir(os.path.join(model_dir, 'vocab')):
+        raise UserError(f'--model_dir {model_dir}: the first worker has made this folder, and it is not here. Put it '
+                        'on a file system that all workers share: they read vocabularies from it.')  # fmt: skip
 
 
 def make_folder(model_dir):
@@ -132,19 +156,32 @@ def make_folder(model_dir):
         raise UserError(f'--model_dir {model_dir}: cannot be written ({error}).') from error
 
 
-def prepare(config, model_dir, init_from, changes):
+def prepare(config, model_dir, init_from, changes, distribution):
     """Vocabularies, data, model, optimizer, and everything as the last checkpoint left it; tells the `changes`."""
     src_vocab, trg_vocab = build_inputs.build_vocabs(config, os.path.join(model_dir, 'vocab'))
     cache_dir = config.data.cache_dir or model_dir.rstrip('/') + '.cache'
-    model = build_model.build_model(config, src_vocab, trg_vocab)
+    with distribution.scope():
+        model = build_model.build_model(config, src_vocab, trg_vocab)
+        optimizer = build_optimizer(config.train)
+        optimizer.build(model.trainable_variables)
     objective = build_objective(model, config)
     unit = objective.length_unit
     inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir, unit)
-    print(inputs.report, flush=True)
-    optimizer = build_optimizer(config.train)
-    optimizer.build(model.trainable_variables)
     state = TrainingState(len(build_inputs.Position._fields), objective.parts)
-    checkpoints = Checkpoints(model_dir, model, optimizer, state, config.train.keep_checkpoints)
+    checkpoints = validator = None
+    if distribution.is_chief:
+        print(inputs.report, flush=True)
+        checkpoints = Checkpoints(model_dir, model, optimizer, state, config.train.keep_checkpoints)
+        restore(config, model_dir, init_from, changes, model, state, checkpoints, inputs, src_vocab, trg_vocab)
+        dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab, unit) if config.data.dev_src else None
+        validator = Validator(config, model_dir, model, objective, optimizer, src_vocab, trg_vocab, dev)
+    check_text(inputs, distribution)
+    distribution.share([*model.variables, *optimizer.variables, *state.variables])
+    return distribution, model, objective, optimizer, state, checkpoints, inputs, validator
+
+
+def restore(config, model_dir, init_from, changes, model, state, checkpoints, inputs, src_vocab, trg_vocab):
+    """Brings everything where the last checkpoint left it, or warm weights in, and writes what describes the run."""
     restored = checkpoints.restore()
     if restored:
         print(f'going on from {restored}', flush=True)
@@ -156,9 +193,14 @@ def prepare(config, model_dir, init_from, changes):
         cli.note(change)
     model_folder.write_config(model_dir, config)
     model_folder.write_manifest(model_dir, config.seed, {'keys': inputs.keys, **dataclasses.asdict(inputs.report)})
-    dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab, unit) if config.data.dev_src else None
-    validator = Validator(config, model_dir, model, objective, optimizer, src_vocab, trg_vocab, dev)
-    return model, objective, optimizer, state, checkpoints, inputs, validator
+
+
+def check_text(inputs, distribution):
+    """Refuses workers whose training text is not the chief's: their parts would not make up a batch."""
+    keys = [zlib.crc32(key.encode()) for key in inputs.keys]
+    if distribution.from_chief(keys).tolist() != keys:
+        raise UserError(f'worker {distribution.worker} reads another training text than the first one: give all '
+                        'workers the same files.')  # fmt: skip
 
 
 # The loop -------------------------------------------------------------------------------------------------------------
@@ -169,23 +211,27 @@ def run_loop(config, model_dir, *prepared):
         return loop(config, model_dir, stop, *prepared)
 
 
-def loop(config, model_dir, stop, model, objective, optimizer, state, checkpoints, inputs, validator):
+def loop(config, model_dir, stop, distribution, model, objective, optimizer, state, checkpoints, inputs, validator):
     train = config.train
     phase = None
-    writer = tf.summary.create_file_writer(os.path.join(model_dir, 'tensorboard'))
+    chief = distribution.is_chief
+    writer = tf.summary.create_file_writer(os.path.join(model_dir, 'tensorboard')) if chief else None
     progress = Progress(config, objective, state, writer, inputs.epochs)
+    stops = Stops(distribution, stop, progress.time_up)
     step = int(state.step)
     position = build_inputs.Position(*state.position.numpy().tolist()) if step else None
-    stream = iter(inputs.dataset(position))
+    stream = iter(inputs.dataset(position, distribution.parts()))
 
     def save():
         state.position.assign(tf.stack([tf.cast(part, tf.int64) for part in position]))
-        checkpoints.save()
+        if chief:
+            checkpoints.save()
 
     def validate():
-        if validator.validate(step, state, writer):
+        if chief and validator.validate(step, state, writer):
             validator.with_averages(checkpoints.save_best)
         state.validated_step.assign(step)
+        distribution.share(state.variables)  # the others wait here for the chief's scores
 
     finished = progress.limit_reached(step, position) or out_of_patience(train, state)
     if step and (finished or step % train.validate_every == 0) and int(state.validated_step) < step:
@@ -195,34 +241,37 @@ def loop(config, model_dir, stop, model, objective, optimizer, state, checkpoint
         finished = finished or out_of_patience(train, state)
     if finished and step:
         cli.note('nothing is left to do; raise the limit with --set to go on')
-    while not (finished or stop.came):
+    while not (finished or stops.signal):
         if phase is None or step == phase.first + phase.steps:
             with progress.paused():
-                phase, updater = enter_phase(config, model, objective, optimizer, state, inputs, step)
+                phase, updater = enter_phase(config, distribution, model, objective, optimizer, state, inputs, step)
         batches = []
         for _ in range(train.accumulate):
             batch, position = next(stream)
             batches.append(batch)
-        updater(batches)
+        stops.hear(updater(batches, stops.wishes()))
         step += 1
-        finished = progress.limit_reached(step, position)
+        finished = progress.limit_reached(step, position, stops.out_of_time)
         if step % train.log_every == 0 or finished:
             progress.show(step, position, phase)
             stop_when_nonfinite(config, state, model, updater, batches[0])
         with progress.paused():
-            if (finished or step % train.validate_every == 0) and not stop.came:
+            if (finished or step % train.validate_every == 0) and not stops.signal:
                 validate()
                 finished = finished or out_of_patience(train, state)
-            if finished or stop.came or step % train.save_every == 0:
+            if finished or stops.signal or step % train.save_every == 0:
                 save()
-    writer.flush()
-    if stop.came:
-        raise cli.Interrupted(stop.came)
-    print(f'training ended at step {step}: {finished}', flush=True)
+    distribution.from_chief([0])  # nobody leaves before the chief has saved
+    if chief:
+        writer.flush()
+    if stops.signal:
+        raise cli.Interrupted(stops.signal)
+    if chief:
+        print(f'training ended at step {step}: {finished}', flush=True)
     return 0
 
 
-def enter_phase(config, model, objective, optimizer, state, inputs, step):
+def enter_phase(config, distribution, model, objective, optimizer, state, inputs, step):
     """The phase of the next update, begun if it was not yet, and its `Updater`."""
     phase = phase_at(objective, step)
     number = objective.phases.index(phase)
@@ -230,14 +279,16 @@ def enter_phase(config, model, objective, optimizer, state, inputs, step):
     if int(state.phases_begun) <= number:
         if not bool(state.warm):
             objective.begin(phase, inputs)
+            distribution.share(model.variables)
         if number:
-            print(f'phase {phase.name} begins at step {step}', flush=True)
+            if distribution.is_chief:
+                print(f'phase {phase.name} begins at step {step}', flush=True)
             reset(optimizer)
         state.phases_begun.assign(number + 1)
     updater = Updater(
         model, optimizer, state, config.train, config.seed,
         loss=lambda batch, seed, step: objective.loss(phase, batch, seed, step),
-        variables=phase.variables, scale_loss=config.precision == 'mixed_float16',
+        variables=phase.variables, scale_loss=config.precision == 'mixed_float16', distribution=distribution,
     )  # fmt: skip
     return phase, updater
 
@@ -254,6 +305,7 @@ def stop_when_nonfinite(config, state, model, updater, batch):
     """Ends a training whose gradients stay non-finite, naming where it began."""
     row = int(state.skipped_in_a_row)
     if row >= config.train.nonfinite_limit:
+        batch = batch if isinstance(batch, Batch) else batch[0]
         part = first_nonfinite(model, lambda: updater.loss(Batch(*batch), None, state.step))
         raise UserError(f'the last {row} updates had non-finite gradients and were skipped: {part}. Lower '
                         'train.learning_rate or train.clip_norm, or use precision float32.')  # fmt: skip
@@ -297,14 +349,18 @@ class Progress:
         yield
         self.since += time.monotonic() - began
 
-    def limit_reached(self, step, position):
+    def time_up(self):
+        """Whether `train.max_minutes` have passed."""
+        return bool(self.train.max_minutes) and time.monotonic() - self.started >= 60 * self.train.max_minutes
+
+    def limit_reached(self, step, position, out_of_time=False):
         """Which limit of the configuration is reached, or ''."""
         train = self.train
         if step >= train.max_steps:
             return f'train.max_steps={train.max_steps}'
         if train.max_epochs and position is not None and self.epochs(position) >= train.max_epochs:
             return f'train.max_epochs={train.max_epochs:g}'
-        if train.max_minutes and time.monotonic() - self.started >= 60 * train.max_minutes:
+        if out_of_time:
             return f'train.max_minutes={train.max_minutes:g}'
         return ''
 
@@ -312,7 +368,7 @@ class Progress:
         now = time.monotonic()
         totals = self.state.take_totals()
         skipped = int(self.state.skipped)
-        if totals.updates:
+        if totals.updates and self.writer:
             elapsed = max(now - self.since, 1e-9)
             details = self.objective.report(phase, totals, step)
             scalars = {

@@ -13,7 +13,7 @@ import tempfile
 
 from absl import flags
 
-from sequencing.errors import UserError
+from sequencing.errors import Failure, UserError
 
 
 class Interrupted(Exception):
@@ -53,6 +53,9 @@ def run(body, define, argv=None, usage=''):
         return _fail(name, f'{said}.{meant} See {name} --help.')
     except UserError as error:
         return _fail(name, error)
+    except Failure as error:
+        print(f'{name}: {error}', file=sys.stderr, flush=True)
+        return 1
     except Interrupted as error:
         print(f'{name}: stopped by {error}', file=sys.stderr)
         return error.exit_code

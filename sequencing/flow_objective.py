@@ -50,8 +50,10 @@ class FlowObjective:
     def loss(self, phase, batch, seed, step):
         """`FlowLoss`, whose last field counts as one part a level."""
         recipe = self.recipe
+        # Noise belongs to (seed, update, pair), however the pairs of an update are cut into batches and replicas.
+        noise_seed = tf.stack([tf.constant(self.seed, tf.int32), tf.cast(step, tf.int32)])
         return self.model.loss(batch, seed, phase.name, self.kl_weight(phase, step), recipe.samples,
-                               free_bits=recipe.free_bits)  # fmt: skip
+                               free_bits=recipe.free_bits, noise_seed=noise_seed)  # fmt: skip
 
     def validation_loss(self, phase, batch):
         return self.model.loss(batch, phase=phase.name, samples=_VALIDATION_SAMPLES, smooth=False)

@@ -175,13 +175,15 @@ class FlowSeq(tf.Module):
         losses = self.length_predictor.loss(source.context, source.lengths, lengths, seed)
         return *losses, self.length_predictor.expressible(source.lengths, lengths) != lengths
 
-    def loss(self, batch, seed=None, phase=FULL, kl_weight=1.0, samples=1, draws=None, smooth=True, free_bits=0.0):
+    def loss(self, batch, seed=None, phase=FULL, kl_weight=1.0, samples=1, draws=None, smooth=True, free_bits=0.0,
+             noise_seed=None):  # fmt: skip
         """The training loss.
 
         Args:
           batch: `Batch` whose targets are filled with EOS to a multiple of the length unit.
           seed: `[2]` int32 that changes every step, for dropout and for the latents' noise, which is keyed by it and
             by `batch.index`; None reads without dropout, with the noise of seed 0.
+          noise_seed: for the noise alone, in place of `seed`.
           phase: RECONSTRUCTION takes the posterior's mean for the latent and leaves the prior out; FULL samples.
           kl_weight: scalar.
           samples: latents a sentence, k.
@@ -199,7 +201,7 @@ class FlowSeq(tf.Module):
             kl_by_level = tf.zeros([rows.batch, len(self.prior.level_shares)])
         else:
             if draws is None:
-                draws = self.latent_noise(seed, batch.index, samples, rows.time)
+                draws = self.latent_noise(seed if noise_seed is None else noise_seed, batch.index, samples, rows.time)
             many, z, log_q = sample_posterior(mean, log_variance, rows, draws)
             log_p = self.prior.log_prob_by_level(many.padded(z), many.mask, source.for_prior(), seed)
             kl_by_level = _mean_of_samples(log_q[:, tf.newaxis] * self.prior.level_shares - log_p, samples)

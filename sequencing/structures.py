@@ -17,7 +17,8 @@ class Batch(NamedTuple):
     src_mask: tf.Tensor  # [B, S] bool
     trg_ids: tf.Tensor  # [B, T] int32, PAD after the end
     trg_mask: tf.Tensor  # [B, T] bool
-    index: tf.Tensor  # [B] int64, the pair's number in the corpus: what dropout-free noise is keyed by
+    index: tf.Tensor  # [B] int64, the pair's number in the corpus: what dropout-free noise is keyed by; -1 for a pair
+    # that stands in where a replica has none, and counts for nothing
 
 
 class AttentionMemory(NamedTuple):

@@ -5,6 +5,7 @@ import types
 import numpy as np
 import tensorflow as tf
 
+from sequencing.distribution import WISHES, Distribution
 from sequencing.structures import Batch, LossParts
 
 BATCH_SIGNATURE = Batch(
@@ -60,9 +61,10 @@ class Updater(tf.Module):
     """Turns batches into updates.
 
     The gradient of an update is that of the summed loss of all its batches, divided by their real target tokens, or by
-    their sentences: how they were cut into batches makes no difference. An update with a non-finite gradient is skipped
-    and counted. In float16 the loss is scaled up so that small gradients survive (Micikevicius et al., 2018); the scale
-    halves when they overflow and doubles after 2000 updates without.
+    their sentences: how they were cut into batches, and these into the parts of replicas, makes no difference. Every
+    replica gathers its own gradients; they are added up over all replicas once an update, and only then looked at. An
+    update with a non-finite gradient is skipped and counted. In float16 the loss is scaled up so that small gradients
+    survive (Micikevicius et al., 2018); the scale halves when they overflow and doubles after 2000 updates without.
 
     Args:
       model: has `loss(batch, seed) -> LossParts` and `trainable_variables`.
@@ -73,70 +75,123 @@ class Updater(tf.Module):
         that begins like `LossParts`.
       variables: those that are trained, in place of all of the model's.
       scale_loss: for float16.
+      distribution: `Distribution` that model and optimizer were made in; one device by default.
     """
 
-    def __init__(self, model, optimizer, state, train, seed, loss=None, variables=None, scale_loss=False):
+    def __init__(self, model, optimizer, state, train, seed, loss=None, variables=None, scale_loss=False,
+                 distribution=None):  # fmt: skip
         super().__init__(name='updater')
         self.loss = loss or (lambda batch, seed, step: model.loss(batch, seed))
         self.optimizer, self.state, self.scale_loss = optimizer, state, scale_loss
         self.clip_norm, self.accumulate, self.seed = train.clip_norm, train.accumulate, seed
         self.divisor = LossParts._fields.index(train.loss_unit)
         self.variables_to_train = variables or model.trainable_variables
+        self.distribution = distribution or Distribution()
+        self.count_size = len(state.fields) - 2
         if train.accumulate > 1:
-            self.sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.variables_to_train]
-            self.counts = tf.Variable(tf.zeros([len(state.fields) - 2]), trainable=False)
-        signature = [BATCH_SIGNATURE, tf.TensorSpec([], tf.int64)]
-        self._update = tf.function(self._update_once, input_signature=signature, autograph=False)
+            with self.distribution.scope():
+                self.sums = [_sum_in_each_replica(v.shape, v.dtype) for v in self.variables_to_train]
+                self.counts = _sum_in_each_replica([self.count_size])
+        parts = (BATCH_SIGNATURE,) * self.distribution.local
+        wishes = tf.TensorSpec([WISHES], tf.float32)
+        self._update = tf.function(self._update_once, input_signature=[parts, wishes], autograph=False)
+        signature = [parts, tf.TensorSpec([], tf.int64)]
         self._add = tf.function(self._add_one, input_signature=signature, autograph=False)
-        self._finish = tf.function(self._apply_sums, input_signature=[], autograph=False)
+        self._finish = tf.function(self._apply_sums, input_signature=[wishes], autograph=False)
+        self._no_wishes = tf.zeros([WISHES])
 
-    def __call__(self, batches):
-        """Makes one update from `accumulate` batches."""
+    def __call__(self, batches, wishes=None):
+        """Makes one update.
+
+        Args:
+          batches: `accumulate` of them, each a `Batch`, or a tuple with one for every replica of this worker.
+          wishes: `[WISHES]` numbers that this worker tells the others.
+        Returns:
+          `[WISHES]` float32, the wishes of all workers added up.
+        """
+        batches = [(batch,) if isinstance(batch, Batch) else tuple(batch) for batch in batches]
+        wishes = self._no_wishes if wishes is None else tf.constant(wishes, tf.float32)
         if self.accumulate == 1:
-            self._update(batches[0], 0)
-            return
-        for i, batch in enumerate(batches):
-            self._add(batch, i)
-        self._finish()
+            return self._update(batches[0], wishes)
+        for i, parts in enumerate(batches):
+            self._add(parts, i)
+        return self._finish(wishes)
 
     def gradients(self, batch, part):
-        """Gradients of the summed loss as dense tensors, and the sums as the loss gives them."""
-        seed = tf.cast(tf.stack([tf.constant(self.seed, tf.int64), self.state.step * self.accumulate + part]), tf.int32)
+        """Gradients of the summed loss as dense tensors, and the sums as the loss gives them.
+
+        Args:
+          batch: `Batch`; part: scalar int64, its number among the batches of this update, counted over all replicas.
+        """
+        many = self.accumulate * self.distribution.replicas
+        seed = tf.cast(tf.stack([tf.constant(self.seed, tf.int64), self.state.step * many + part]), tf.int32)
         with tf.GradientTape() as tape:
             parts = self.loss(batch, seed, self.state.step)
+            if self.distribution.replicas > 1:  # a replica may have got a stand-in, which counts for nothing
+                real = tf.reduce_all(batch.index >= 0)
+                parts = type(parts)(*[tf.where(real, x, tf.zeros_like(x)) for x in parts])
             minimised = parts.loss * self.state.loss_scale if self.scale_loss else parts.loss
         gradients = tape.gradient(minimised, self.variables_to_train, unconnected_gradients='zero')
         # Dense, because the norm of a sparse gradient would count repeated rows apart.
         return [tf.convert_to_tensor(gradient) for gradient in gradients], parts
 
-    def _update_once(self, batch, part):
-        gradients, parts = self.gradients(batch, part)
-        self._apply(gradients, _flat(parts))
+    def _update_once(self, parts, wishes):
+        def in_replica():
+            gradients, sums = self._part_of_replica(parts, 0)
+            return self._reduced(gradients, sums, wishes)
 
-    def _add_one(self, batch, part):
-        gradients, parts = self.gradients(batch, part)
-        for total, gradient in zip(self.sums, gradients):
-            total.assign_add(gradient)
-        self.counts.assign_add(_flat(parts))
+        return self._apply(*self.distribution.run(in_replica))
 
-    def _apply_sums(self):
-        self._apply([tf.identity(total) for total in self.sums], tf.identity(self.counts))
-        for total in [*self.sums, self.counts]:
-            total.assign(tf.zeros_like(total))
+    def _add_one(self, parts, number):
+        def in_replica():
+            gradients, sums = self._part_of_replica(parts, number)
+            for total, gradient in zip(self.sums, gradients):
+                total.assign_add(gradient)
+            self.counts.assign_add(sums)
 
-    def _apply(self, gradients, parts):
-        """Divides, checks, clips and applies summed gradients; `parts` are the sums in one tensor."""
-        state = self.state
+        self.distribution.run(in_replica)
+
+    def _apply_sums(self, wishes):
+        def in_replica():
+            reduced = self._reduced([tf.identity(total) for total in self.sums], tf.identity(self.counts), wishes)
+            for total in [*self.sums, self.counts]:
+                total.assign(tf.zeros_like(total))
+            return reduced
+
+        return self._apply(*self.distribution.run(in_replica))
+
+    def _part_of_replica(self, parts, number):
+        """Gradients and flat sums of the asking replica's part of batch `number` of an update."""
+        replica = self.distribution.number()
+        batch = parts[replica - self.distribution.first]
+        gradients, sums = self.gradients(batch, number * self.distribution.replicas + replica)
+        return gradients, _flat(sums)
+
+    def _reduced(self, gradients, sums, wishes):
+        """Adds up over all replicas: gradients, their global norm, and sums with the wishes of all workers behind."""
+        first = self.distribution.number() == self.distribution.first  # speaks for its worker
+        counts = tf.concat([sums, wishes if first else tf.zeros_like(wishes)], axis=0)
+        *gradients, counts = self.distribution.add_up([*gradients, counts])
+        return gradients, tf.linalg.global_norm(gradients), counts
+
+    def _apply(self, gradients, norm, counts):
+        """Divides, checks, clips and applies summed gradients; arguments as each replica has them from `_reduced`."""
+        state, distribution = self.state, self.distribution
+        norm, counts = distribution.any(norm), distribution.any(counts)
+        parts, wishes = counts[: self.count_size], counts[self.count_size :]
         scale = 1.0 / parts[self.divisor]
         if self.scale_loss:
             scale /= state.loss_scale
-        norm = tf.linalg.global_norm(gradients) * scale
+        norm *= scale
         finite = tf.logical_and(tf.math.is_finite(norm), tf.math.is_finite(parts[0]))
         if self.clip_norm:
             scale *= tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-12))
 
-        def update():
+        def apply(gradients):
             self.optimizer.apply([gradient * scale for gradient in gradients], self.variables_to_train)
+
+        def update():
+            distribution.run(apply, gradients)
             sums = tf.concat([parts, [1.0, norm]], axis=0)
             state.totals.assign_add(tf.cast(sums, tf.float64))
             state.skipped_in_a_row.assign(0)
@@ -151,6 +206,7 @@ class Updater(tf.Module):
         if self.scale_loss:
             self._adapt_scale(finite)
         state.step.assign_add(1)
+        return wishes
 
     def _adapt_scale(self, finite):
         state = self.state
@@ -159,6 +215,12 @@ class Updater(tf.Module):
         factor = tf.where(grows, 2.0, tf.where(finite, 1.0, 0.5))
         state.loss_scale.assign(tf.clip_by_value(state.loss_scale * factor, 1.0, 2.0**24))
         state.finite_in_a_row.assign(tf.where(grows, tf.zeros_like(row), row))
+
+
+def _sum_in_each_replica(shape, dtype=tf.float32):
+    """A variable that every replica adds to on its own."""
+    return tf.Variable(tf.zeros(shape, dtype), trainable=False, synchronization=tf.VariableSynchronization.ON_READ,
+                       aggregation=tf.VariableAggregation.SUM)  # fmt: skip
 
 
 def _flat(parts):

@@ -1,0 +1,284 @@
+"""What `test_distribution.py` runs in a process of its own: it needs four devices, made before TensorFlow starts."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import tempfile
+import types
+import unittest
+
+import numpy as np
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices('CPU')[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
+
+import nmt_train  # noqa: E402
+from build_model import build_model  # noqa: E402
+from sequencing.config import TrainConfig  # noqa: E402
+from sequencing.distribution import Distribution, choose, mirrored  # noqa: E402
+from sequencing.flow_config import FlowTrainConfig  # noqa: E402
+from sequencing.objectives import Likelihood, build_objective  # noqa: E402
+from sequencing.optimizers import build_optimizer  # noqa: E402
+from sequencing.structures import Batch  # noqa: E402
+from sequencing.training import FIRST_LOSS_SCALE, TrainingState, Updater  # noqa: E402
+from tests.families import make_translator  # noqa: E402
+from tests.flow_support import random_batch, tiny_flow_model  # noqa: E402
+from tests.support import seeds  # noqa: E402
+from tests.test_resume import everything_in  # noqa: E402
+from tests.toy import write_task  # noqa: E402
+
+SGD = {'optimizer': 'sgd', 'learning_rate': 1.0, 'clip_norm': 0.0}
+
+
+def cpus(count):
+    return mirrored([f'CPU:{i}' for i in range(count)])
+
+
+def parts_of(batch, distribution, rows=slice(None)):
+    """The parts of a batch's `rows` for all replicas; one pair stands in where there are too few."""
+    rows = np.arange(batch.index.shape[0])[rows]
+    parts = []
+    for i in range(distribution.replicas):
+        mine = rows[i :: distribution.replicas]
+        part = Batch(*[tf.gather(field, mine if len(mine) else rows[:1]) for field in batch])
+        parts.append(part if len(mine) else part._replace(index=tf.constant([-1], tf.int64)))
+    return tuple(parts)
+
+
+def copies(distribution, variables):
+    """Every replica's value of each variable."""
+    values = [getattr(variable, 'value', variable) for variable in variables]
+    values = [variable if isinstance(variable, tf.Variable) else original for variable, original in
+              zip(values, variables)]  # fmt: skip
+    return [[copy.numpy() for copy in distribution.strategy.experimental_local_results(value)] for value in values]
+
+
+class Training:
+    """A model with all that updates it, on one device or several."""
+
+    def __init__(self, config, vocab, distribution, weights=None, **options):
+        train = config.train
+        with distribution.scope():
+            self.model = build_model(config, vocab, vocab)
+            self.optimizer = build_optimizer(train)
+            self.optimizer.build(self.model.trainable_variables)
+        for variable, value in zip(self.model.trainable_variables, weights or ()):
+            variable.assign(value)
+        self.distribution = distribution
+        self.objective = build_objective(self.model, config)
+        self.phase = self.objective.phases[-1]
+        self.state = TrainingState(4, self.objective.parts)
+        loss = options.pop('loss', None) or self.objective.loss
+        self.update = Updater(
+            self.model, self.optimizer, self.state, train, config.seed, distribution=distribution,
+            loss=lambda batch, seed, step: loss(self.phase, batch, seed, step), **options,
+        )  # fmt: skip
+
+    def weights(self):
+        return [variable.numpy() for variable in self.model.trainable_variables]
+
+    def do(self, batch, pieces=1):
+        """One update from a batch cut into `pieces`."""
+        rows = np.array_split(np.arange(batch.index.shape[0]), pieces)
+        self.update([parts_of(batch, self.distribution, some) for some in rows])
+
+
+class ReplicasTest(tf.test.TestCase):
+    """Promise 9."""
+
+    def setUp(self):
+        super().setUp()
+        self.random = seeds(self)
+
+    def prepare(self, family, **train):
+        """A configuration without dropout, its vocabulary, weights to start from and a batch of 7 pairs."""
+        train = {**SGD, **train}
+        if family == 'flow':
+            recipe = FlowTrainConfig(reconstruction_steps=1, kl_warmup_steps=1)
+            model, config, vocab = tiny_flow_model(self.random, None, {**train, 'flow': recipe})
+            batch = random_batch(self.random, vocab, unit=model.length_unit, batch=7)
+        else:
+            translator = make_translator(family, self.random.randrange(1000), train=TrainConfig(**train))
+            model, config, vocab = translator.model, translator.config, translator.trg_vocab
+            batch = self.batch(vocab, 7)
+        return config, vocab, [v.numpy() for v in model.trainable_variables], batch
+
+    def batch(self, vocab, count, longest=6):
+        random = np.random.default_rng(self.random.randrange(2**31))
+        masks = np.arange(longest) < random.integers(1, longest + 1, [2, count])[..., np.newaxis]
+        ids = np.where(masks, random.integers(4, vocab.size, masks.shape), vocab.pad_id).astype(np.int32)
+        return Batch(*map(tf.constant, (ids[0], masks[0], ids[1], masks[1], np.arange(count) + 40)))
+
+    def check_same_gradient(self, family):
+        config, vocab, start, batch = self.prepare(family)
+        ways = [(Distribution(), 1), (Distribution(), 3), (cpus(2), 1), (cpus(4), 2)]
+        found, totals = [], []
+        for distribution, pieces in ways:
+            train = dataclasses.replace(config.train, accumulate=pieces)
+            training = Training(dataclasses.replace(config, train=train), vocab, distribution, start)
+            training.do(batch, pieces)  # 7 pairs in two pieces on four replicas: one of them has none
+            found.append([old - new for old, new in zip(start, training.weights())])
+            totals.append(training.state.take_totals())
+            for variable in copies(distribution, training.model.trainable_variables):
+                for copy in variable[1:]:
+                    self.assertAllEqual(copy, variable[0])
+        norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in found[0]))
+        self.assertGreater(norm, 1e-3)
+        for got, sums in zip(found[1:], totals[1:]):
+            error = np.sqrt(sum(float(((g - w).astype(np.float64) ** 2).sum()) for g, w in zip(got, found[0])))
+            self.assertLess(error, 1e-5 * norm)
+            self.assertEqual((sums.tokens, sums.sentences, sums.updates), (totals[0].tokens, 7.0, 1.0))
+            self.assertAllClose(sums.loss, totals[0].loss, rtol=1e-5)
+            self.assertAllClose(sums.gradient_norm, totals[0].gradient_norm, rtol=1e-4)
+
+    def test_an_rnn_has_the_same_gradient_on_any_number_of_replicas(self):
+        self.check_same_gradient('rnn')
+
+    def test_a_transformer_has_the_same_gradient_on_any_number_of_replicas(self):
+        self.check_same_gradient('transformer')
+
+    def test_a_flow_has_the_same_gradient_on_any_number_of_replicas(self):
+        self.check_same_gradient('flow')
+
+    def test_ten_updates_end_at_the_same_weights(self):
+        for optimizer in ({'learning_rate': 0.3}, {'learning_rate': 0.3, 'clip_norm': 0.5, 'ema': 0.7}):
+            config, vocab, start, _ = self.prepare('rnn', **optimizer)
+            batches = [self.batch(vocab, self.random.randint(3, 9)) for _ in range(10)]
+            ends = []
+            for distribution in (Distribution(), cpus(2)):
+                training = Training(config, vocab, distribution, start)
+                for batch in batches:
+                    training.do(batch)
+                ends.append(training.weights())
+                if config.train.ema:
+                    averages = copies(distribution, training.optimizer._model_variables_moving_average)
+                    ends[-1] += [average[0] for average in averages]
+            for got, want in zip(*ends, strict=True):
+                self.assertAllClose(got, want, atol=1e-5)
+
+    def test_adamw_keeps_its_replicas_equal_and_near_one_device(self):
+        config, vocab, start, batch = self.prepare('rnn', optimizer='adamw', learning_rate=1e-3, weight_decay=0.1,
+                                                   amsgrad=True, ema=0.9, epsilon=1e-3)  # fmt: skip
+        ends = []
+        for distribution in (Distribution(), cpus(4)):
+            training = Training(config, vocab, distribution, start)
+            for _ in range(3):
+                training.do(batch)
+            kept = copies(distribution, [*training.model.variables, *training.optimizer.variables])
+            for variable in kept:
+                for copy in variable[1:]:
+                    self.assertAllEqual(copy, variable[0])
+            ends.append([variable[0] for variable in kept])
+        for got, want in zip(*ends, strict=True):
+            self.assertAllClose(got, want, atol=1e-5)
+
+    def test_all_replicas_skip_what_overflows_in_one(self):
+        config, vocab, start, batch = self.prepare('rnn')
+        weight = tf.Variable(np.inf, trainable=False)
+
+        def loss(phase, batch, seed, step):
+            parts = training.model.loss(batch, seed)
+            return parts._replace(loss=parts.loss * tf.where(tf.reduce_any(batch.index == 40), weight, 1.0))
+
+        training = Training(config, vocab, cpus(2), start, loss=loss, scale_loss=True)
+        training.do(batch)
+        self.assertEqual(float(training.state.loss_scale), FIRST_LOSS_SCALE / 2)
+        self.assertEqual(int(training.state.skipped), 1)
+        for variable, old in zip(copies(training.distribution, training.model.trainable_variables), start):
+            for copy in variable:
+                self.assertAllEqual(copy, old)
+        weight.assign(1.0)
+        training.do(batch)
+        plain = Training(config, vocab, Distribution(), start)
+        plain.do(batch)
+        self.assertEqual(int(training.state.skipped), 1)
+        for got, want in zip(training.weights(), plain.weights()):
+            self.assertAllClose(got, want, atol=1e-5)
+
+    def test_a_flow_is_initialised_alike_on_all_replicas(self):
+        config, vocab, start, batch = self.prepare('flow')
+        inputs = types.SimpleNamespace(sample=lambda count, turn: [field.numpy() for field in batch])
+        found = []
+        for distribution in (Distribution(), cpus(2)):
+            training = Training(config, vocab, distribution, start)
+            for phase in training.objective.phases:
+                training.objective.begin(phase, inputs)
+            found.append(copies(distribution, training.model.variables))
+        changed = 0
+        for one, two in zip(*found):
+            self.assertAllEqual(two[0], two[1])
+            self.assertAllClose(two[0], one[0], atol=1e-6)
+        for variable, old in zip(found[1], start):
+            changed += not np.array_equal(variable[0], old)
+        self.assertGreater(changed, 3)
+
+    def test_dropout_differs_between_replicas_and_likelihood_asks_for_it(self):
+        config, vocab, start, batch = self.prepare('rnn')
+        drawn = []
+
+        def loss(phase, batch, seed, step):
+            tf.py_function(lambda value: drawn.append(tuple(value.numpy())), [seed], [])
+            return training.model.loss(batch, seed)
+
+        training = Training(config, vocab, cpus(4), start, loss=loss)
+        self.assertIsInstance(training.objective, Likelihood)
+        for _ in range(3):
+            training.do(batch)
+        self.assertEqual(len(set(drawn)), 12)
+
+
+class ScriptTest(unittest.TestCase):
+    """`nmt_train.py --strategy mirrored`, on four devices."""
+
+    def setUp(self):
+        super().setUp()
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = scratch.name
+        random = seeds(self)
+        self.config_file = write_task(os.path.join(self.folder, 'data'), 'copy', random, train=60, dev=4)
+
+    def train(self, name, *arguments, config='config_toy'):
+        out, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            code = nmt_train.main([
+                'nmt_train.py', f'--config={config}', f'--config_file={self.config_file}', *arguments,
+                f'--model_dir={self.folder}/{name}', f'--set=data.cache_dir={self.folder}/cache',
+                '--set=train.optimizer=sgd', '--set=train.max_steps=6', '--set=train.learning_rate=0.1',
+            ])  # fmt: skip
+        return code, out.getvalue() + errors.getvalue(), os.path.join(self.folder, name)
+
+    def check_mirrored(self, config, *settings):
+        found = []
+        for strategy in ('one', 'mirrored'):
+            code, said, folder = self.train(strategy, f'--strategy={strategy}', *settings, config=config)
+            self.assertEqual(code, 0, said)
+            found.append(everything_in(folder))
+        self.assertEqual(found[0].keys(), found[1].keys())
+        for key in found[0]:
+            if '/totals/' not in key:
+                np.testing.assert_allclose(found[1][key], found[0][key], atol=2e-5, err_msg=key)
+        # A checkpoint goes on with any number of replicas.
+        code, said, folder = self.train('mirrored', '--strategy=one', '--set=train.max_steps=8', *settings,
+                                        config=config)  # fmt: skip
+        self.assertIn('going on from', said)
+        self.assertEqual(code, 0, said)
+
+    def test_an_autoregressive_training_is_the_same(self):
+        self.check_mirrored('config_toy', '--set=model.encoder.dropout=0', '--set=model.decoder.dropout=0',
+                            '--set=train.ema=0.5')  # fmt: skip
+
+    def test_one_device_and_all_of_them_contradict_each_other(self):
+        code, said, _ = self.train('none', '--strategy=mirrored', '--device=CPU:0')
+        self.assertEqual(code, 2)
+        self.assertIn('leave one of them out', said)
+
+    def test_mirrored_takes_all_devices(self):
+        self.assertEqual((choose('mirrored').replicas, choose('auto').replicas, choose('one').replicas), (4, 1, 1))
+
+
+if __name__ == '__main__':
+    unittest.main()
