@@ -65,6 +65,8 @@ def define_flags(flags):
     absl.DEFINE_integer('batch_tokens', None, 'source tokens decoded together, padding included', **own)
     absl.DEFINE_enum('format', 'text', ['text', 'jsonl'], 'a translation a line, or a JSON object a line', **own)
     absl.DEFINE_enum('precision', None, ['float32', 'mixed_bfloat16', 'mixed_float16'], 'of the arithmetic', **own)
+    absl.DEFINE_enum('strategy', 'auto', ['auto', 'one', 'mirrored'], "'mirrored': a copy of the model on every GPU; "
+                     "'auto': the same where there are several", **own)  # fmt: skip
     absl.DEFINE_integer('threads', None, 'CPU threads; 0 for all cores', lower_bound=0, **own)
     absl.DEFINE_integer('seed', None, 'seed of sampling', **own)
 
@@ -116,11 +118,16 @@ def load_translator(model_dir, flags):
     cli.quiet_tensorflow()  # here and not above: a mistake in the flags is told without waiting for TensorFlow
     import tensorflow as tf
 
-    from sequencing.translator import load
+    from sequencing.translator import load, load_on
 
     for gpu in tf.config.list_physical_devices('GPU'):
         tf.config.experimental.set_memory_growth(gpu, True)
     cli.use_threads(flags.threads)
+    several = len(tf.config.list_physical_devices('GPU')) > 1
+    if flags.strategy == 'mirrored' or (flags.strategy == 'auto' and several):
+        from sequencing.distribution import all_devices
+
+        return load_on(all_devices(), model_dir, flags.checkpoint, flags.precision)
     return load(model_dir, flags.checkpoint, flags.precision)
 
 

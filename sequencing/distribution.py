@@ -195,9 +195,13 @@ def choose(name, device=''):
         raise UserError(f'--device {device} asks for one device, and --strategy {name} for all: leave one of them out.')
     if name == 'multi_worker':
         return _join_workers(len(gpus))
+    return mirrored(all_devices())
+
+
+def all_devices():
+    """Names of all visible GPUs, or of all logical CPUs where there is none."""
     devices = tf.config.list_logical_devices('GPU') or tf.config.list_logical_devices('CPU')
-    names = [':'.join(found.name.split(':')[-2:]) for found in devices]
-    return mirrored(names)
+    return [':'.join(found.name.split(':')[-2:]) for found in devices]
 
 
 def mirrored(devices):

@@ -10,6 +10,8 @@ tells the log-probability of given translations.
 
 import itertools
 import os
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 
 import numpy as np
 import tensorflow as tf
@@ -50,6 +52,7 @@ class Translator:
         self.src_vocab, self.trg_vocab = src_vocab, trg_vocab
         self.is_flow = config.model.kind == 'flowseq'
         self._functions, self._scorers, self._rescorers = {}, {}, {}
+        self.device, self.copies = None, [self]  # where it computes; itself and its copies on other devices
 
     def translate(self, lines, prefixes=None, shortlist=None, **options):
         """Translates a list of lines to a list of lines, in order; the others as in `stream`."""
@@ -162,9 +165,13 @@ class Translator:
         waiting = [i for i, ids in enumerate(encoded) if len(ids)]
         begun = None if prefixes is None else self.trg_vocab.encode_lines(prefixes)
         most = options.batch_tokens // self.model.rows_per_source(options)
-        for batch in batches_by_length(waiting, [len(ids) + 1 for ids in encoded], most):
+        batches = list(batches_by_length(waiting, [len(ids) + 1 for ids in encoded], most))
+
+        def decode(translator, batch):
             starts = begun and [begun[i] for i in batch]
-            found = self._decode([encoded[i] for i in batch], starts, shortlist, options)
+            return translator._decode([encoded[i] for i in batch], starts, shortlist, options)
+
+        for batch, found in zip(batches, self._on_all_devices(decode, batches)):
             ranked_anew = options.decode in reranking.MODES
             most_outputs = found.ids.shape[1] if ranked_anew else options.nbest
             outputs = [
@@ -180,6 +187,26 @@ class Translator:
                 counts = self._candidates(found, row, options)
                 results[i] = Translation(outputs[row][: options.nbest], pieces, cut[i], too_long, *counts)
         return results
+
+    def _on_all_devices(self, decode, batches):
+        """What `decode(translator, batch)` gives for each batch, in order; on several devices side by side."""
+        if len(self.copies) == 1:
+            yield from (decode(self, batch) for batch in batches)
+            return
+        idle = Queue()
+        for copy in self.copies:
+            idle.put(copy)
+
+        def decode_somewhere(batch):
+            copy = idle.get()
+            try:
+                with tf.device(copy.device):
+                    return decode(copy, batch)
+            finally:
+                idle.put(copy)
+
+        with ThreadPoolExecutor(len(self.copies)) as pool:
+            yield from pool.map(decode_somewhere, batches)
 
     def _candidates(self, found, row, options):
         """How many candidates a line had, and how many more were asked for."""
@@ -271,6 +298,17 @@ def load(model_dir, checkpoint='best', precision=None):
     if checkpoint not in ('best', 'last'):
         raise UserError(f"--checkpoint takes 'best' or 'last' for several model folders; got {checkpoint!r}.")
     return join(folders, [load_one(folder, checkpoint, precision) for folder in folders])
+
+
+def load_on(devices, model_dir, checkpoint='best', precision=None):
+    """As `load`, on several devices, such as GPU:0: what is translated is divided among them, and stays in order."""
+    copies = []
+    for device in devices:
+        with tf.device(device):
+            copies.append(load(model_dir, checkpoint, precision))
+        copies[-1].device = device
+    copies[0].copies = copies
+    return copies[0]
 
 
 def join(folders, translators):
