@@ -8,6 +8,7 @@ on where it was.
 
 import contextlib
 import dataclasses
+import errno
 import os
 import signal
 import sys
@@ -46,6 +47,9 @@ Trains a model from a configuration: a function config_*() of a Python file.
 
 Started again with the same --model_dir, training goes on where it was; nothing is ever deleted.
 """
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def define_flags(flags):
@@ -101,6 +105,13 @@ def train(flags):
                 'out of memory: lower train.batch_size (and raise train.accumulate by the same factor to keep the '
                 'update as it is), or train.flow.init_sentences if a flow was about to be initialised. TensorFlow '
                 f'says: {error.message.splitlines()[0]}'
+            ) from error
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise UserError(
+                f'could not write to {error.filename or model_dir}: {error.strerror}. Checkpoints that are there stay '
+                'as they are; make room or change permissions and start again.'
             ) from error
 
 

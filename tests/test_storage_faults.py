@@ -1,0 +1,149 @@
+"""Storage that fails: one clear message, and the last good checkpoint still loads."""
+
+import contextlib
+import fcntl
+import glob
+import io
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import numpy as np
+import tensorflow as tf
+
+import nmt_train
+from sequencing.errors import UserError
+from sequencing.model_folder import Checkpoints
+from sequencing.training import TrainingState
+from tests.support import seeds
+from tests.toy import ROOT, train_command, write_task
+
+HOLDER = """
+import fcntl, sys, time
+file = open(sys.argv[1], 'w')
+fcntl.flock(file, fcntl.LOCK_EX)
+print('held', flush=True)
+time.sleep(600)
+"""
+
+
+class Weights(tf.Module):
+    def __init__(self, values):
+        super().__init__()
+        self.values = tf.Variable(values)
+
+
+@contextlib.contextmanager
+def files_no_larger_than(size):
+    """What a full disk does, for files of this process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class CheckpointFaultsTest(unittest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.random = np.random.default_rng(seeds(self).randrange(2**31))
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = scratch.name
+
+    def checkpoints(self):
+        model, state = Weights(self.random.normal(size=20_000)), TrainingState(4)
+        return model, state, Checkpoints(self.folder, model, tf.Module(), state, keep=3)
+
+    def saved(self, count):
+        """Writes checkpoints 1 to `count`, and returns what each holds."""
+        model, state, checkpoints = self.checkpoints()
+        values = []
+        for _ in range(count):
+            state.step.assign_add(1)
+            model.values.assign_add(np.ones(20_000))
+            values.append(model.values.numpy())
+            checkpoints.save()
+        return values
+
+    def check_restored(self, step, values):
+        model, state, checkpoints = self.checkpoints()
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            self.assertTrue(checkpoints.restore().endswith(f'ckpt-{step}'))
+        self.assertEqual(int(state.step), step)
+        np.testing.assert_array_equal(model.values, values)
+        return said.getvalue()
+
+    def test_a_truncated_checkpoint_gives_way_to_the_one_before(self):
+        values = self.saved(3)
+        for number, name in ((3, 'data-00000-of-00001'), (2, 'index')):
+            path = os.path.join(self.folder, f'ckpt-{number}.{name}')
+            os.truncate(path, os.path.getsize(path) // 2)
+            said = self.check_restored(number - 1, values[number - 2])
+            self.assertIn(f'ckpt-{number} cannot be read', said)
+        for path in glob.glob(os.path.join(self.folder, 'ckpt-1.data*')):
+            os.truncate(path, 0)
+        with contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(UserError, 'all of .* are damaged'):
+            self.checkpoints()[2].restore()
+
+    def test_a_full_disk_leaves_the_last_checkpoint_as_it_is(self):
+        values = self.saved(2)
+        model, state, checkpoints = self.checkpoints()
+        checkpoints.restore()
+        state.step.assign_add(1)
+        model.values.assign(-model.values)
+        with files_no_larger_than(50_000), self.assertRaisesRegex(UserError, 'could not write a checkpoint to'):
+            checkpoints.save()
+        self.check_restored(2, values[1])
+        checkpoints.save()  # there is room again
+        self.check_restored(3, -values[1])
+
+
+class TrainingFaultsTest(unittest.TestCase):
+    def setUp(self):
+        super().setUp()
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = scratch.name
+        self.config_file = write_task(os.path.join(self.folder, 'data'), 'copy', seeds(self), train=40, dev=3)
+
+    def check_refused(self, message, model_dir):
+        with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(said):
+            command = train_command(self.config_file, model_dir)
+            self.assertEqual(nmt_train.main(command[1:]), 2)
+        self.assertIn(message, said.getvalue())
+
+    def test_one_folder_takes_one_training_and_a_lock_dies_with_its_process(self):
+        model_dir = os.path.join(self.folder, 'model')
+        os.makedirs(model_dir)
+        path = os.path.join(model_dir, '.lock')
+        holder = subprocess.Popen([sys.executable, '-c', HOLDER, path], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(holder.stdout.close)
+        self.addCleanup(holder.kill)
+        self.assertEqual(holder.stdout.readline(), 'held\n')
+        self.check_refused('another training is running in', model_dir)
+        self.assertEqual(os.listdir(model_dir), ['.lock'])
+        holder.kill()
+        holder.wait()
+        with open(path, 'w') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def test_a_folder_that_cannot_be_written_is_told(self):
+        self.check_refused('cannot be written', os.path.join(self.config_file, 'model'))
+
+    def test_a_training_on_a_full_disk_ends_with_a_message(self):
+        command = train_command(self.config_file, os.path.join(self.folder, 'model'), 'train.save_every=2')
+        environment = {**os.environ, 'PYTHONPATH': ROOT, 'CUDA_VISIBLE_DEVICES': '-1'}
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        found = subprocess.run(command, cwd=ROOT, env=environment, preexec_fn=limit, capture_output=True, text=True)
+        self.assertEqual(found.returncode, 2, found.stderr)
+        self.assertIn('could not write', found.stderr)
+        self.assertNotIn('Traceback', found.stderr)
+
+
+if __name__ == '__main__':
+    unittest.main()
