@@ -84,7 +84,7 @@ class Distribution:
         variables = [getattr(variable, 'value', None) if _is_keras(variable) else variable for variable in variables]
         if self.workers == 1 or not variables:
             return
-        for dtype in {variable.dtype for variable in variables}:
+        for dtype in sorted({variable.dtype for variable in variables}, key=lambda dtype: dtype.name):
             some = [variable for variable in variables if variable.dtype == dtype]
             wide = tf.int64 if dtype.is_integer or dtype.is_bool else dtype
             flat = tf.concat([tf.reshape(tf.cast(self.any(v), wide), [-1]) for v in some], axis=0)
@@ -154,8 +154,11 @@ class Stops:
     def __init__(self, distribution, stop, time_up):
         self._stop, self._time_up = stop, time_up
         self._alone, self._is_chief = distribution.workers == 1, distribution.is_chief
-        self._before = None
-        self.out_of_time, self.signal = False, stop.came if self._alone else 0
+        self._before, self._agreed, self.out_of_time = None, 0, False
+
+    @property
+    def signal(self):
+        return self._stop.came if self._alone else self._agreed
 
     def wishes(self):
         """What this worker asks for, for `Updater`; None where there is nobody to ask."""
@@ -167,11 +170,11 @@ class Stops:
     def hear(self, agreed):
         """Takes what `Updater` returned."""
         if self._alone:
-            self.signal, self.out_of_time = self._stop.came, self._time_up()
+            self.out_of_time = self._time_up()
             return
         if self._before is not None:
             interrupts, terminations, late = self._before.numpy()
-            self.signal = int(signal.SIGTERM if terminations else signal.SIGINT if interrupts else 0)
+            self._agreed = int(signal.SIGTERM if terminations else signal.SIGINT if interrupts else 0)
             self.out_of_time = bool(late)
         self._before = agreed
 
@@ -214,7 +217,7 @@ def mirrored(devices):
 
 
 def _join_workers(gpus):
-    cluster, kind, index = _cluster()
+    cluster, kind, index = find_job()
     workers = sum(map(len, cluster.values()))
     worker = index + (len(cluster.get('chief', ())) if kind == 'worker' else 0)
     if workers == 1:
@@ -231,7 +234,7 @@ def _join_workers(gpus):
     return Distribution(strategy, workers, worker)
 
 
-def _cluster():
+def find_job():
     """The addresses of a job's processes by kind, and kind and index of this one."""
     if os.environ.get('TF_CONFIG'):
         try:

@@ -110,7 +110,7 @@ class Updater(tf.Module):
           `[WISHES]` float32, the wishes of all workers added up.
         """
         batches = [(batch,) if isinstance(batch, Batch) else tuple(batch) for batch in batches]
-        wishes = self._no_wishes if wishes is None else tf.constant(wishes, tf.float32)
+        wishes = self._no_wishes if wishes is None else tf.constant(np.array(wishes, np.float32))
         if self.accumulate == 1:
             return self._update(batches[0], wishes)
         for i, parts in enumerate(batches):

@@ -1,15 +1,19 @@
 """Many devices: their tests in a process of their own, and how data are divided."""
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 import numpy as np
 
 import build_inputs
 from sequencing.config_files import load_config
+from sequencing.distribution import find_job
+from sequencing.errors import UserError
 from tests.support import seeds
 from tests.toy import ROOT, write_task
 
@@ -21,6 +25,36 @@ class FourDevicesTest(unittest.TestCase):
                                capture_output=True, text=True)  # fmt: skip
         self.assertEqual(found.returncode, 0, found.stdout + found.stderr)
         self.assertRegex(found.stderr, r'Ran 1[0-9] tests')
+
+
+class JobTest(unittest.TestCase):
+    """What the environment says about a job."""
+
+    def found(self, **environment):
+        others = {name: value for name, value in os.environ.items() if not name.startswith(('SLURM_', 'TF_CONFIG'))}
+        with mock.patch.dict(os.environ, {**others, **environment}, clear=True):
+            return find_job()
+
+    def test_slurm_tells_hosts_and_ports(self):
+        found = self.found(SLURM_PROCID='3', SLURM_STEP_NUM_TASKS='4', SLURM_STEP_NODELIST='node[07-08]',
+                           SLURM_STEP_TASKS_PER_NODE='2(x2)', SEQUENCING_PORT='2000')  # fmt: skip
+        addresses = ['node07:2000', 'node07:2001', 'node08:2000', 'node08:2001']
+        self.assertEqual(found, ({'worker': addresses}, 'worker', 3))
+        with self.assertRaisesRegex(UserError, 'start with srun'):
+            self.found(SLURM_PROCID='0')
+
+    def test_tf_config_tells_them_too(self):
+        cluster = {'chief': ['a:1'], 'worker': ['b:2', 'c:3']}
+        told = {'cluster': cluster, 'task': {'type': 'worker', 'index': 1}}
+        self.assertEqual(self.found(TF_CONFIG=json.dumps(told)), (cluster, 'worker', 1))
+        for wrong in ('{', '[]', '{}', json.dumps({**told, 'task': {'type': 'worker', 'index': 2}}),
+                      json.dumps({**told, 'task': {'type': 'ps', 'index': 0}})):  # fmt: skip
+            with self.assertRaisesRegex(UserError, 'TF_CONFIG does not describe a job'):
+                self.found(TF_CONFIG=wrong)
+
+    def test_no_job_is_told(self):
+        with self.assertRaisesRegex(UserError, 'srun under Slurm, or set TF_CONFIG'):
+            self.found()
 
 
 class PartsTest(unittest.TestCase):
