@@ -132,6 +132,11 @@ class Distribution:
                 f'({said[0][:200] if said else ""}). '
                 'Start the job again: it goes on from the last checkpoint.'
             ) from error
+        finally:
+            # At its end a process would wait for the thread that looks after its peers to wake, up to 30 seconds.
+            if hasattr(self.strategy.extended, '_check_health_thread'):
+                self.strategy.extended._check_health_thread_should_stop.set()
+                self.strategy.extended._check_health_thread = None
 
 
 def _is_keras(variable):

@@ -1,0 +1,41 @@
+"""Two worker processes are stopped by SIGTERM, and one is killed: they end where one process does."""
+
+import os
+import signal
+import unittest
+
+from tests.test_resume import everything_in
+from tests.toy import wait_for
+from tests.worker_support import WorkersTestCase
+
+
+class StoppedWorkersTest(WorkersTestCase):
+    steps = 150  # enough that every signal comes before the end
+
+    def test_stopped_and_killed_workers_end_where_one_process_does(self):
+        self.end(self.start('one', 1), [0])
+
+        chief, other = self.start('two', 2)
+        wait_for(chief, 'step 9 ')
+        other.send_signal(signal.SIGTERM)  # one worker is told, all stop, the chief saves first
+        said = self.end([chief, other], [143, 143])
+        self.assertNotIn('validation', said[1])
+        stopped = everything_in(os.path.join(self.folder, 'two'))
+        step = int(next(value for key, value in stopped.items() if key.startswith('state/step/')))
+        self.assertGreater(step, 9)
+
+        chief, other = self.start('two', 2)
+        self.assertIn(f'ckpt-{step}', wait_for(chief, 'going on from'))
+        wait_for(chief, f'step {step + 11} ')
+        other.kill()
+        said = self.end([chief, other], [1, -signal.SIGKILL])
+        self.assertIn('Start the job again', said[0])
+
+        said = self.end(self.start('two', 2), [0, 0])
+        self.assertIn('going on from', said[0])
+        self.assertIn('validation at step 120', said[0])
+        self.check_same()
+
+
+if __name__ == '__main__':
+    unittest.main()
