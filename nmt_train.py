@@ -89,6 +89,7 @@ def train(flags):
         return explain(config, origins, model_dir)
     with contextlib.ExitStack() as held:
         held.enter_context(distribution.lost_workers_told())
+        held.enter_context(lack_of_room_told(model_dir))
         with distribution.chief_first():
             build_inputs.check_files(config)
             if distribution.is_chief:
@@ -98,21 +99,27 @@ def train(flags):
                 changes = []
                 check_shared(model_dir)
         held.enter_context(tf.device(flags.device or None))
-        try:
-            return run_loop(config, model_dir, *prepare(config, model_dir, flags.init_from, changes, distribution))
-        except tf.errors.ResourceExhaustedError as error:
-            raise UserError(
-                'out of memory: lower train.batch_size (and raise train.accumulate by the same factor to keep the '
-                'update as it is), or train.flow.init_sentences if a flow was about to be initialised. TensorFlow '
-                f'says: {error.message.splitlines()[0]}'
-            ) from error
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise UserError(
-                f'could not write to {error.filename or model_dir}: {error.strerror}. Checkpoints that are there stay '
-                'as they are; make room or change permissions and start again.'
-            ) from error
+        return run_loop(config, model_dir, *prepare(config, model_dir, flags.init_from, changes, distribution))
+
+
+@contextlib.contextmanager
+def lack_of_room_told(model_dir):
+    """Turns a lack of memory or disk into a message."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise UserError(
+            'out of memory: lower train.batch_size (and raise train.accumulate by the same factor to keep the update '
+            'as it is), or train.flow.init_sentences if a flow was about to be initialised. TensorFlow says: '
+            f'{error.message.splitlines()[0]}'
+        ) from error
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f'could not write to {error.filename or model_dir}: {error.strerror}. Checkpoints that are there stay as '
+            'they are; make room or change permissions and start again.'
+        ) from error
 
 
 # Preparing ------------------------------------------------------------------------------------------------------------
