@@ -10,6 +10,7 @@ from typing import Union
 
 from sequencing.flow_config import FlowSeqConfig, FlowTrainConfig
 from sequencing.options import check, option
+from sequencing.sequence_config import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,7 @@ class TrainConfig:
     samples: int = option(3, 'dev translations shown at each validation', at_least=0)
     nonfinite_limit: int = option(20, 'updates in a row that may be skipped for non-finite gradients before training '
                                   'stops', at_least=1)  # fmt: skip
+    sampling: SamplingConfig = option(SamplingConfig, 'scheduled sampling, for autoregressive models')
     flow: FlowTrainConfig = option(FlowTrainConfig, 'what only flow models read')
 
     def problems(self):
@@ -295,6 +297,8 @@ class Config:
     def problems(self):
         if self.model.share_embeddings and not self.data.joint_vocab:
             yield 'model.share_embeddings', 'needs one vocabulary for both sides: set data.joint_vocab to true.'
+        if self.model.kind == 'flowseq' and self.train.sampling != SamplingConfig():
+            yield 'train.sampling', 'is for models that write token by token; a flow model feeds no token back.'
 
 
 def replace(config, **changes):

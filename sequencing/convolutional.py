@@ -169,6 +169,8 @@ class ConvDecoder(tf.Module):
       the others: as in `ConvEncoder`; `width` may be even here.
     """
 
+    recurrent = False
+
     def __init__(self, embedding_size, value_size, size, width=3, layers=4, positions='learned', max_positions=1024,
                  scale_embedding=True, weight_norm=False, dropout=0.0, name='decoder'):  # fmt: skip
         super().__init__(name=name)

@@ -347,6 +347,12 @@ def logsumexp(logits):
 class TrainingState(NamedTuple):
     loss: tf.Tensor  # scalar float32, sum so far
     nll: tf.Tensor  # scalar float32, sum so far
+    fed: tf.TensorArray  # of [B] int32, what follows BOS
+
+
+class Teaching(NamedTuple):
+    parts: LossParts
+    fed: tf.Tensor  # [B, T] int32, what the decoder was fed, BOS first
 
 
 class TrainingFeedBack:
@@ -359,32 +365,54 @@ class TrainingFeedBack:
       seed: `[2]` int32 that changes every step.
       index: `[B]` int64, numbers of the examples, which the draws are keyed by.
       label_smoothing: of the loss.
+      choice: 'argmax' or 'sample', how the model chooses.
     """
 
     width = 1
 
-    def __init__(self, trg_ids, trg_mask, bos_id, teacher_rate, seed, index, label_smoothing=0.0):
+    def __init__(self, trg_ids, trg_mask, bos_id, teacher_rate, seed, index, label_smoothing=0.0, choice='argmax'):
         self.trg_ids, self.trg_mask, self.bos_id = trg_ids, trg_mask, bos_id
         self.teacher_rate, self.seed, self.index = teacher_rate, seed, index
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.choice = label_smoothing, choice
 
     def initialize(self):
-        return tf.fill([tf.shape(self.trg_ids)[0], 1], self.bos_id), TrainingState(tf.zeros([]), tf.zeros([]))
+        batch, steps = tf.unstack(tf.shape(self.trg_ids))
+        fed = tf.TensorArray(tf.int32, steps, element_shape=[None])
+        return tf.fill([batch, 1], self.bos_id), TrainingState(tf.zeros([]), tf.zeros([]), fed)
 
     def done(self, time, state):
         return time >= tf.shape(self.trg_ids)[1]
 
     def next(self, time, logits, weights, state):
         targets, real = self.trg_ids[:, time], self.trg_mask[:, time]
-        loss, nll = cross_entropy(logits[:, 0], targets, self.label_smoothing)
-        state = TrainingState(*[
-            total + tf.reduce_sum(tf.where(real, new, 0.0)) for total, new in zip(state, (loss, nll))
-        ])  # fmt: skip
-        taught = noise.uniforms(self.seed[0], self.seed[1], self.index, time) < self.teacher_rate
-        own = tf.argmax(logits[:, 0], axis=-1, output_type=tf.int32)
-        return tf.where(taught, targets, own)[:, tf.newaxis], None, state
+        losses = cross_entropy(logits[:, 0], targets, self.label_smoothing)
+        loss, nll = [total + tf.reduce_sum(tf.where(real, new, 0.0)) for total, new in zip(state[:2], losses)]
+        own = choose_tokens(logits[:, 0], self.choice, self.seed[0], self.seed[1], self.index, time)
+        follows = taught(self.teacher_rate, self.seed[0], self.seed[1], self.index, time)
+        ids = tf.where(follows, targets, own)
+        return ids[:, tf.newaxis], None, TrainingState(loss, nll, state.fed.write(time, ids))
 
     def finalize(self, time, state):
+        """`Teaching`."""
         real = tf.cast(self.trg_mask, tf.float32)
         sentences = tf.reduce_sum(tf.cast(tf.reduce_any(self.trg_mask, axis=1), tf.float32))
-        return LossParts(state.loss, state.nll, tf.reduce_sum(real), sentences)
+        bos = tf.fill([tf.shape(self.trg_ids)[0], 1], self.bos_id)
+        fed = tf.concat([bos, tf.transpose(state.fed.stack())[:, :-1]], axis=1)
+        return Teaching(LossParts(state.loss, state.nll, tf.reduce_sum(real), sentences), fed)
+
+
+def taught(rate, *keys):
+    """Whether the reference token comes next, with the chance `rate`: bool, one for each hash of `keys`."""
+    return noise.uniforms(*keys) < rate
+
+
+def choose_tokens(logits, choice, *keys):
+    """The model's own choice for each row of logits `[M, N]`, `[M]` int32.
+
+    Args:
+      choice: 'argmax' for the likeliest token; 'sample' draws one.
+      keys: ints, broadcast to `[M]`, what a draw is keyed by.
+    """
+    if choice == 'argmax':
+        return tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return draw_tokens(tf.nn.softmax(logits), noise.uniforms(*keys, 1))

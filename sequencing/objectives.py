@@ -6,6 +6,7 @@ accumulation steps and replicas add up before anything is divided; the first fou
 
 from typing import NamedTuple
 
+from sequencing.scheduled_sampling import mixed_inputs, teacher_rate
 from sequencing.structures import LossParts
 
 
@@ -25,7 +26,7 @@ def phase_at(objective, update):
 
 
 class Likelihood:
-    """Maximum likelihood of an autoregressive model, in one phase.
+    """Maximum likelihood of an autoregressive model, in one phase, with scheduled sampling where it is configured.
 
     Args:
       model: `Seq2Seq`; config: `Config`.
@@ -37,6 +38,8 @@ class Likelihood:
     def __init__(self, model, config):
         self.model = model
         train = config.train
+        self.sampling = train.sampling
+        self.teaches = train.sampling.teacher_rate == 1 and train.sampling.schedule == 'constant'
         self.phases = [Phase('likelihood', 0, train.max_steps, train.warmup_steps, model.trainable_variables)]
 
     def begin(self, phase, inputs):
@@ -47,13 +50,16 @@ class Likelihood:
 
         Args:
           phase: `Phase`; batch: `Batch`.
-          seed: `[2]` int32, different at every update.
+          seed: `[2]` int32, different at every update; None for nothing random, teacher forcing included.
           step: scalar int64, updates done so far in all phases.
         """
-        return self.model.loss(batch, seed)
+        if self.teaches or seed is None:
+            return self.model.loss(batch, seed)
+        rate = teacher_rate(self.sampling, step)
+        return self.model.loss(batch, seed, mix=lambda *read: mixed_inputs(*read, rate, seed, self.sampling.choice))
 
     def validation_loss(self, phase, batch):
-        """As `loss`, without dropout."""
+        """As `loss`, without dropout, after the reference alone."""
         return self.model.loss(batch)
 
     def translates(self, phase):
@@ -66,7 +72,7 @@ class Likelihood:
         Args:
           totals: has the sums since the last line under the names of `parts`; step: updates done.
         """
-        return {}
+        return {} if self.teaches else {'teacher_rate': float(teacher_rate(self.sampling, max(step - 1, 0)))}
 
 
 def build_objective(model, config):

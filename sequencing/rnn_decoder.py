@@ -56,6 +56,8 @@ class AttentionRNNDecoder(tf.Module):
       readout_size: size of the features that go to the vocabulary.
     """
 
+    recurrent = True  # reads whole targets step by step too
+
     def __init__(self, cell, input_size, value_size, state_size, attention='additive', attention_size=512,
                  readout_size=512, layers=1, dropout=0.0, name='rnn_decoder'):  # fmt: skip
         super().__init__(name=name)

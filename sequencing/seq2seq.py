@@ -75,23 +75,35 @@ class Seq2Seq(tf.Module):
         bias = tf.gather(tf.cast(bias, tf.float32), shortlist.tokens)
         return OutputRows(tf.cast(kernel, self.dtype), bias, shortlist.allowed)
 
+    def inputs(self, trg_ids):
+        """What teacher forcing feeds the decoder, `[B, T]`: BOS, then all targets but the last."""
+        bos = tf.fill([tf.shape(trg_ids)[0], 1], self.bos_id)
+        return tf.concat([bos, trg_ids[:, :-1]], axis=1)
+
+    def read(self, encoded, fed, mask, seed=None):
+        """Reads whole targets: `[B, T]` ids as the decoder is fed them, and the mask, to features `[B, T, R]` and
+        attention weights `[B, T, S]`."""
+        return self.decoder(self.trg_embedding(fed, self.dtype), encoded, mask, seed)
+
     def features(self, batch, seed=None):
         """Reads whole targets (teacher forcing): features `[B, T, R]` and attention weights `[B, T, S]`."""
         encoded = self.encode(batch.src_ids, batch.src_mask, seed)
-        bos = tf.fill([tf.shape(batch.trg_ids)[0], 1], self.bos_id)
-        fed = tf.concat([bos, batch.trg_ids[:, :-1]], axis=1)
-        return self.decoder(self.trg_embedding(fed, self.dtype), encoded, batch.trg_mask, seed)
+        return self.read(encoded, self.inputs(batch.trg_ids), batch.trg_mask, seed)
 
-    def loss(self, batch, seed=None):
+    def loss(self, batch, seed=None, mix=None):
         """The training loss of a `Batch`.
 
         Args:
           batch: `Batch`.
           seed: `[2]` int32 that changes every step, for dropout; None reads without.
+          mix: called with this model, the encoded source and the batch, gives what the decoder is fed, `[B, T]` ids;
+            None for teacher forcing.
         Returns:
           `LossParts`, sums in nats. Logits are made for real tokens only.
         """
-        features, _ = self.features(batch, seed)
+        encoded = self.encode(batch.src_ids, batch.src_mask, seed)
+        fed = self.inputs(batch.trg_ids) if mix is None else mix(self, encoded, batch)
+        features, _ = self.read(encoded, fed, batch.trg_mask, seed)
         logits = self.logits(tf.boolean_mask(features, batch.trg_mask))
         smoothed, nll = cross_entropy(logits, tf.boolean_mask(batch.trg_ids, batch.trg_mask), self.label_smoothing)
         return LossParts(

@@ -263,6 +263,8 @@ class TransformerDecoder(TransformerStack):
       the others: as in `TransformerStack`.
     """
 
+    recurrent = False
+
     def __init__(self, embedding_size, value_size, size, heads, hidden_size, layers, name='decoder', **options):
         super().__init__(DecoderLayer, embedding_size, size, heads, hidden_size, layers, name=name, **options)
         with self.name_scope:

@@ -196,7 +196,7 @@ class UpdateTest(tf.test.TestCase):
         losses = []
         for rate in (1.0, 0.0):
             feedback = TrainingFeedBack(batch.trg_ids, batch.trg_mask, 2, rate, tf.constant([3, 4]), batch.index)
-            losses.append(dynamic_decode(model, feedback, state, memory))
+            losses.append(dynamic_decode(model, feedback, state, memory).parts)
         self.assertAllClose(losses[0].nll, model.loss(batch).nll, rtol=1e-5)
         self.assertEqual(float(losses[0].tokens), float(model.loss(batch).tokens))
         self.assertNotAllClose(losses[1].nll, losses[0].nll)
