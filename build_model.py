@@ -6,6 +6,7 @@ will ever have.
 
 import tensorflow as tf
 
+from sequencing.attention_via_attention import AvEncoder, AvSeq2Seq
 from sequencing.convolutional import ConvDecoder, ConvEncoder
 from sequencing.layers import LookUpOp
 from sequencing.losses import cross_entropy
@@ -13,6 +14,7 @@ from sequencing.options import ConfigError
 from sequencing.rnn_decoder import AttentionRNNDecoder
 from sequencing.rnn_encoders import StackBidirectionalRNNEncoder, StackRNNEncoder
 from sequencing.seq2seq import Seq2Seq
+from sequencing.sequence_objective import Baseline
 from sequencing.transformer import TransformerDecoder, TransformerEncoder
 
 PRECISIONS = {'float32': tf.float32, 'mixed_bfloat16': tf.bfloat16, 'mixed_float16': tf.float16}
@@ -48,10 +50,24 @@ def build_attention_model(config, src_vocab, trg_vocab, dtype=tf.float32):
         trg_embedding = LookUpOp(trg_vocab.size, model.embedding_size, name='trg_embedding')
     encoder = ENCODERS[model.encoder.kind](model.encoder, model.embedding_size)
     decoder = DECODERS[model.decoder.kind](model.decoder, model.embedding_size, encoder.output_size)
-    return Seq2Seq(
+    mixer = config.train.mode == 'rl' and config.train.rl.kind == 'mixer'
+    baseline = Baseline(decoder.output_size) if mixer else None
+    kind, options = Seq2Seq, {}
+    if model.encoder.kind == 'ava':
+        kind, options = AvSeq2Seq, {'space_id': space_of(src_vocab)}
+    return kind(
         src_embedding, trg_embedding, encoder, decoder, trg_vocab.size, trg_vocab.bos_id, trg_vocab.eos_id,
-        tie_output=model.tie_output, dtype=dtype, label_smoothing=config.train.label_smoothing,
+        tie_output=model.tie_output, dtype=dtype, label_smoothing=config.train.label_smoothing, baseline=baseline,
+        **options,
     )  # fmt: skip
+
+
+def space_of(vocab):
+    """The id of the space, which parts words."""
+    if ' ' not in vocab.tokens:
+        raise ConfigError("model.encoder.kind 'ava' finds words by spaces, and data.src_vocab has no token for them: "
+                          'set data.src_vocab.kind to characters.')  # fmt: skip
+    return vocab.tokens.index(' ')
 
 
 def build_flowseq(config, src_vocab, trg_vocab, dtype=tf.float32):
@@ -65,6 +81,11 @@ def build_rnn_encoder(encoder, input_size):
     """A recurrent encoder from `RNNEncoderConfig`."""
     kind = StackBidirectionalRNNEncoder if encoder.bidirectional else StackRNNEncoder
     return kind(encoder.cell, input_size, encoder.state_size, encoder.layers, encoder.dropout, name='encoder')
+
+
+def build_av_encoder(encoder, input_size):
+    """An encoder of characters and words from `AvEncoderConfig`."""
+    return AvEncoder(encoder.cell, input_size, encoder.state_size, encoder.layers, encoder.dropout, name='encoder')
 
 
 def build_rnn_decoder(decoder, input_size, value_size):
@@ -114,7 +135,12 @@ def conv_options(part):
     )  # fmt: skip
 
 
-ENCODERS = {'rnn': build_rnn_encoder, 'transformer': build_transformer_encoder, 'conv': build_conv_encoder}
+ENCODERS = {
+    'rnn': build_rnn_encoder,
+    'transformer': build_transformer_encoder,
+    'conv': build_conv_encoder,
+    'ava': build_av_encoder,
+}
 DECODERS = {'rnn': build_rnn_decoder, 'transformer': build_transformer_decoder, 'conv': build_conv_decoder}
 BUILDERS = {'seq2seq': build_attention_model, 'flowseq': build_flowseq}
 

@@ -7,6 +7,7 @@ are not given have the defaults of `sequencing/config.py`, which says what each 
 import dataclasses
 
 from sequencing.config import (
+    AvEncoderConfig,
     Config,
     CorpusConfig,
     DataConfig,
@@ -124,6 +125,69 @@ def real_text(language):
         decode=DecodeConfig(length_penalty=0.6),
         precision='mixed_bfloat16',
         model_dir=f'runs/en2{language}',
+    )  # fmt: skip
+
+
+def config_char_en2de():
+    """From characters to characters; for subwords to characters add --set data.src_vocab.kind=unigram
+    --set data.src_vocab.size=8000 --set decode.length_ratio=12."""
+    base = real_text('de')
+    characters = VocabConfig('characters', size=300)
+    return dataclasses.replace(
+        base,
+        data=dataclasses.replace(
+            base.data, src_vocab=characters, trg_vocab=characters, max_src_length=400, max_trg_length=400,
+            max_length_ratio=15.0,
+        ),
+        model=Seq2SeqConfig(
+            embedding_size=128,
+            encoder=RNNEncoderConfig(state_size=512, layers=2, dropout=0.1),
+            decoder=RNNDecoderConfig(state_size=512, attention_size=128, readout_size=256, layers=2, dropout=0.1),
+        ),
+        train=dataclasses.replace(base.train, batch_size=12_000),
+        decode=dataclasses.replace(base.decode, max_src_length=3000, batch_tokens=12_000),
+        model_dir='runs/char_en2de',
+    )  # fmt: skip
+
+
+def config_ava_en2de():
+    """From characters to characters through words: attention via attention (Zhao and Zhang, 2018)."""
+    base = config_char_en2de()
+    return dataclasses.replace(
+        base,
+        model=dataclasses.replace(
+            base.model,
+            encoder=AvEncoderConfig(state_size=512, dropout=0.1),
+            decoder=dataclasses.replace(base.model.decoder, attention='via'),
+        ),
+        model_dir='runs/ava_en2de',
+    )
+
+
+def config_word2pos():
+    """Parts of speech of English words, made by tools/make_tag_data.py; scored by tools/tag_accuracy.py."""
+    return Config(
+        data=DataConfig(
+            folder='runs/tag_data',
+            corpora=(CorpusConfig('train.words', 'train.tags'),),
+            dev_src='dev.words',
+            dev_trg=('dev.tags',),
+            test_src='test.words',
+            test_trg=('test.tags',),
+            src_vocab=VocabConfig('words', size=2000),
+            trg_vocab=VocabConfig('words', size=40),
+        ),
+        model=Seq2SeqConfig(
+            embedding_size=64,
+            encoder=RNNEncoderConfig(state_size=128, dropout=0.1),
+            decoder=RNNDecoderConfig(state_size=128, attention_size=64, readout_size=64, dropout=0.1),
+        ),
+        train=TrainConfig(
+            learning_rate=3e-3, schedule='cosine', warmup_steps=100, max_steps=800, batch_size=2000,
+            validate_every=400, save_every=400, clip_norm=1.0,
+        ),
+        decode=DecodeConfig(mode='greedy', length_ratio=1.0),
+        model_dir='runs/word2pos',
     )  # fmt: skip
 
 

@@ -45,6 +45,9 @@ Trains a model from a configuration: a function config_*() of a Python file.
   python nmt_train.py --config config_demo --model_dir runs/demo
   python nmt_train.py --config config_en2de --set data.folder=$DATA/en-de --model_dir runs/en2de
 
+  python nmt_train.py --config config_en2de --mode rl --init_from runs/en2de --model_dir runs/en2de_rl
+      sequence-level training of what the first one learnt, by the recipe train.rl
+
 Started again with the same --model_dir, training goes on where it was; nothing is ever deleted.
 """
 
@@ -59,6 +62,8 @@ def define_flags(flags):
     absl.DEFINE_string('config_file', '', 'the configuration file; by default config.py, else config_example.py',
                        flag_values=flags)  # fmt: skip
     absl.DEFINE_string('model_dir', '', "folder of the model; by default the configuration's", flag_values=flags)
+    absl.DEFINE_enum('mode', None, ['train', 'rl'], 'train: likelihood, or the phases of a flow model; rl: '
+                     'sequence-level training, best with --init_from; sets train.mode', flag_values=flags)  # fmt: skip
     absl.DEFINE_multi_string('set', [], 'FIELD=VALUE, overrides a field of the configuration; repeatable',
                              flag_values=flags)  # fmt: skip
     absl.DEFINE_string('init_from', '', 'model folder to take matching weights from (warm start)', flag_values=flags)
@@ -133,6 +138,8 @@ def configure(flags):
     for name in ('precision', 'threads', 'seed', 'model_dir'):
         if flags[name].value not in (None, ''):
             settings.append(f'{name}={flags[name].value}')
+    if flags.mode:
+        settings.append(f'train.mode={flags.mode}')
     return load_config(flags.config, flags.config_file, settings)
 
 
@@ -182,7 +189,7 @@ def prepare(config, model_dir, init_from, changes, distribution):
         model = build_model.build_model(config, src_vocab, trg_vocab)
         optimizer = build_optimizer(config.train)
         optimizer.build(model.trainable_variables)
-    objective = build_objective(model, config)
+    objective = build_objective(model, config, trg_vocab)
     unit = objective.length_unit
     inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir, unit)
     state = TrainingState(len(build_inputs.Position._fields), objective.parts)
@@ -206,6 +213,8 @@ def restore(config, model_dir, init_from, changes, model, state, checkpoints, in
     elif init_from:
         told = warm_start(model, src_vocab, trg_vocab, init_from)
         state.warm.assign(all(what.startswith('taken') for what in told.values()))
+    elif config.train.mode == 'rl':
+        cli.note('sequence-level training begins with random weights; --init_from names a trained model to begin with.')
     check_same_data(model_dir, inputs.keys if restored else None)
     for change in changes:
         cli.note(change)

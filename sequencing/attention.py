@@ -27,6 +27,7 @@ class Attention(tf.Module):
     def __init__(self, query_size, value_size, attention_size, name='attention'):
         super().__init__(name=name)
         self.query_size, self.attention_size = query_size, attention_size
+        self.context_size = value_size
         with self.name_scope:
             self.key_projection = LinearOp(value_size, attention_size, name='key_projection')
             self.query_kernel = tf.Variable(glorot_uniform([query_size, attention_size]), name='query_kernel')
@@ -71,7 +72,12 @@ class Attention(tf.Module):
             )
         kernel, *own = self.weights(queries.dtype)
         weights = self.compare(matmul(queries, kernel), memory.keys, memory.mask, *own)
-        return tf.matmul(weights, memory.values), weights
+        return tf.matmul(weights, memory.values), self.shown(weights, memory)
+
+    @staticmethod
+    def shown(weights, memory):
+        """What of the weights tells about source tokens: `[B, W, S]`."""
+        return weights
 
 
 class GeneralAttention(Attention):

@@ -10,7 +10,7 @@ from typing import Union
 
 from sequencing.flow_config import FlowSeqConfig, FlowTrainConfig
 from sequencing.options import check, option
-from sequencing.sequence_config import SamplingConfig
+from sequencing.sequence_config import RLConfig, SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,22 @@ class RNNEncoderConfig:
 
 
 @dataclass(frozen=True)
+class AvEncoderConfig:
+    """Recurrent layers over characters, then over the words that they make, parted by spaces (Zhao and Zhang, 2018);
+    needs a source vocabulary of characters and decoder.attention 'via'."""
+
+    kind: str = option('ava', 'kind of encoder', choices=('ava',))
+    cell: str = option('lstm', 'recurrent cell', choices=('lstm', 'gru', 'rnn'))
+    layers: int = option(1, 'recurrent layers over words; characters have one', at_least=1)
+    state_size: int = option(512, 'units of a layer, both directions together', at_least=1)
+    dropout: float = option(0.2, 'chance of dropping a unit between layers', at_least=0, below=1)
+
+    def problems(self):
+        if self.state_size % 2:
+            yield 'state_size', f'is halved between the two directions and has to be even; got {self.state_size}.'
+
+
+@dataclass(frozen=True)
 class RNNDecoderConfig:
     """Recurrent decoder with attention: the first layer attends, deeper layers read its output and the context."""
 
@@ -98,7 +114,8 @@ class RNNDecoderConfig:
     layers: int = option(1, 'recurrent layers', at_least=1)
     state_size: int = option(512, 'units of a layer', at_least=1)
     attention: str = option('additive', 'how states and source are compared (additive: Bahdanau et al., 2015; dot and '
-                            'general: Luong et al., 2015)', choices=('additive', 'dot', 'general'))  # fmt: skip
+                            'general: Luong et al., 2015), or via: words, and characters through them (encoder ava)',
+                            choices=('additive', 'dot', 'general', 'via'))  # fmt: skip
     attention_size: int = option(512, 'size of the keys that are compared', at_least=1)
     readout_size: int = option(512, 'units between the state and the vocabulary', at_least=1)
     dropout: float = option(0.2, 'chance of dropping a unit of the inputs, between layers and of the readout',
@@ -200,7 +217,7 @@ class Seq2SeqConfig:
     embedding_size: int = option(256, 'units of a token on either side', at_least=1)
     share_embeddings: bool = option(False, 'one table for both sides; needs data.joint_vocab')
     tie_output: bool = option(False, 'the output layer is the target table; needs readout and embedding of one size')
-    encoder: Union[RNNEncoderConfig, TransformerEncoderConfig, ConvEncoderConfig] = option(
+    encoder: Union[RNNEncoderConfig, TransformerEncoderConfig, ConvEncoderConfig, AvEncoderConfig] = option(
         RNNEncoderConfig, 'reads the source'
     )
     decoder: Union[RNNDecoderConfig, TransformerDecoderConfig, ConvDecoderConfig] = option(
@@ -212,6 +229,10 @@ class Seq2SeqConfig:
             field = 'readout_size' if self.decoder.kind == 'rnn' else 'size'
             yield ('tie_output', f'makes the target table the output layer: decoder.{field} and embedding_size '
                    f'have to be equal; got {self.decoder.output_size} and {self.embedding_size}.')  # fmt: skip
+        via = self.decoder.kind == 'rnn' and self.decoder.attention == 'via'
+        if via != (self.encoder.kind == 'ava'):
+            yield ('decoder', "of kind 'rnn' with attention 'via' and an encoder of kind 'ava' go together: take both "
+                   'or neither.')  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -254,6 +275,9 @@ class TrainConfig:
     samples: int = option(3, 'dev translations shown at each validation', at_least=0)
     nonfinite_limit: int = option(20, 'updates in a row that may be skipped for non-finite gradients before training '
                                   'stops', at_least=1)  # fmt: skip
+    mode: str = option('train', 'train: likelihood, or the phases of a flow model; rl: sequence-level training by '
+                       'train.rl; --mode overrides it', choices=('train', 'rl'))  # fmt: skip
+    rl: RLConfig = option(RLConfig, 'sequence-level training')
     sampling: SamplingConfig = option(SamplingConfig, 'scheduled sampling, for autoregressive models')
     flow: FlowTrainConfig = option(FlowTrainConfig, 'what only flow models read')
 
@@ -271,7 +295,11 @@ class DecodeConfig:
     beam_size: int = option(5, 'hypotheses that beam search walks side by side', at_least=1)
     length_penalty: float = option(0.0, 'A in score / ((5 + length) / 6)^A (Wu et al., 2016); larger favours longer '
                                    'output', at_least=0)  # fmt: skip
-    max_length: int = option(0, 'longest output in tokens, EOS not counted; 0 for 2 x source + 20', at_least=0)
+    max_length: int = option(
+        0, 'longest output in tokens, EOS not counted; 0 for length_ratio x source + 20', at_least=0
+    )
+    length_ratio: float = option(2.0, 'target tokens that a source token may become, for max_length 0; raise it where '
+                                 'subwords become characters', above=0)  # fmt: skip
     max_src_length: int = option(1000, 'a longer source is cut to this many tokens, and said', at_least=1)
     batch_tokens: int = option(4000, 'source tokens decoded together, padding included', at_least=1)
     validation_mode: str = option('', 'decoding mode of validation; empty for greedy, or argmax for flows')
@@ -297,6 +325,8 @@ class Config:
     def problems(self):
         if self.model.share_embeddings and not self.data.joint_vocab:
             yield 'model.share_embeddings', 'needs one vocabulary for both sides: set data.joint_vocab to true.'
+        if self.model.kind == 'flowseq' and self.train.mode == 'rl':
+            yield 'train.mode', "is 'rl', which is for autoregressive models; a flow model has no such training."
         if self.model.kind == 'flowseq' and self.train.sampling != SamplingConfig():
             yield 'train.sampling', 'is for models that write token by token; a flow model feeds no token back.'
 

@@ -3,6 +3,8 @@
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
+
 from sequencing.errors import UserError
 from sequencing.options import check, option
 
@@ -17,7 +19,10 @@ class DecodeOptions:
     beam_size: int = option(5, 'hypotheses that beam search walks', at_least=1)
     length_penalty: float = option(0.0, 'exponent of the length penalty in rank scores', at_least=0)
     nbest: int = option(1, 'outputs a sentence', at_least=1)
-    max_length: int = option(0, 'longest output in tokens, EOS not counted; 0 for 2 x source + 20', at_least=0)
+    max_length: int = option(
+        0, 'longest output in tokens, EOS not counted; 0 for length_ratio x source + 20', at_least=0
+    )
+    length_ratio: float = option(2.0, 'target tokens that a source token may become, for max_length 0', above=0)
     max_src_length: int = option(1000, 'longer sources are cut to this many tokens', at_least=1)
     batch_tokens: int = option(4000, 'source tokens decoded together, padding included', at_least=1)
     temperature: float = option(1.0, 'sampling temperature of tokens', above=0)
@@ -38,8 +43,15 @@ class DecodeOptions:
     def of_the_graph(self):
         """The same without what a model's `translate` does not read or is given as a tensor, to tell which requests
         share a traced function."""
-        fields = dict(max_length=0, max_src_length=1, batch_tokens=1, rescore_model='', utility='chrf', seed=0)
+        fields = dict(
+            max_length=0, length_ratio=1.0, max_src_length=1, batch_tokens=1, rescore_model='', utility='chrf', seed=0
+        )
         return dataclasses.replace(self, **fields)
+
+    def limits(self, tokens):
+        """Longest outputs `[B]` int32, EOS not counted, of sources of `[B]` tokens, EOS not counted."""
+        longest = np.full_like(tokens, self.max_length) if self.max_length else self.length_ratio * tokens + 20
+        return longest.astype(np.int32)
 
     def flow_candidates(self):
         """How many candidates a flow model is asked for; a source has fewer where fewer lengths can be told."""
@@ -74,6 +86,7 @@ def options_for(model, config, **asked):
         'beam_size': decode.beam_size,
         'length_penalty': decode.length_penalty,
         'max_length': decode.max_length,
+        'length_ratio': decode.length_ratio,
         'max_src_length': decode.max_src_length,
         'batch_tokens': decode.batch_tokens,
     }

@@ -234,6 +234,24 @@ class SampleFeedBack(SearchFeedBack):
         return Choice(ids, None, total, tf.argmax(logits, axis=-1, output_type=tf.int32))
 
 
+class RLTrainingFeedBack(SampleFeedBack):
+    """The reference up to the last steps of each target, then samples (MIXER: Ranzato et al., 2016).
+
+    Args:
+      trg_ids, trg_mask: `[B, T]` reference, EOS included.
+      drawn_steps: scalar int32, how many tokens at the end of each reference are drawn anew.
+      limits, seed, index: as in `SampleFeedBack`, the noise keyed by the examples' numbers `[B]`.
+    Attributes:
+      start: `[B]` int32, the first step that is drawn.
+    """
+
+    def __init__(self, trg_ids, trg_mask, bos_id, eos_id, drawn_steps, limits, seed, index):
+        lengths = tf.math.count_nonzero(trg_mask, axis=1, dtype=tf.int32)
+        self.start = tf.maximum(lengths - drawn_steps, 0)
+        given = tf.sequence_mask(self.start, tf.shape(trg_ids)[1])
+        super().__init__(bos_id, eos_id, limits, seed, index, prefix=tf.where(given, trg_ids, -1))
+
+
 def sampling_distribution(logits, temperature=1.0, top_k=0, top_p=1.0):
     """`[..., N]` logits to the probabilities that sampling draws from."""
     logits = logits / temperature

@@ -6,8 +6,11 @@ import tensorflow as tf
 
 from sequencing.attention import ATTENTIONS
 from sequencing.attention_scan import attention_scan
+from sequencing.attention_via_attention import AvAttention
 from sequencing.layers import Dropout, LinearOp
 from sequencing.recurrent import RecurrentLayer, state_dtype
+
+KINDS = {**ATTENTIONS, 'via': AvAttention}
 
 
 class RNNDecoderState(NamedTuple):
@@ -52,7 +55,7 @@ class AttentionRNNDecoder(tf.Module):
     Args:
       cell, state_size, layers, dropout: of the recurrent layers.
       input_size, value_size: sizes of an embedded token and of an encoder output.
-      attention, attention_size: kind of attention ('additive', 'general', 'dot') and its size.
+      attention, attention_size: kind of attention ('additive', 'general', 'dot', 'via') and its size.
       readout_size: size of the features that go to the vocabulary.
     """
 
@@ -61,15 +64,16 @@ class AttentionRNNDecoder(tf.Module):
     def __init__(self, cell, input_size, value_size, state_size, attention='additive', attention_size=512,
                  readout_size=512, layers=1, dropout=0.0, name='rnn_decoder'):  # fmt: skip
         super().__init__(name=name)
-        self.value_size, self.state_size, self.output_size = value_size, state_size, readout_size
+        self.state_size, self.output_size = state_size, readout_size
         with self.name_scope:
-            self.attention = ATTENTIONS[attention](state_size, value_size, attention_size, name='attention')
-            first = RecurrentLayer(cell, input_size + value_size, state_size, name='layer_0')
-            deeper = [RecurrentLayer(cell, state_size + value_size, state_size, name=f'layer_{i}')
+            self.attention = KINDS[attention](state_size, value_size, attention_size, name='attention')
+            context_size = self.attention.context_size
+            first = RecurrentLayer(cell, input_size + context_size, state_size, name='layer_0')
+            deeper = [RecurrentLayer(cell, state_size + context_size, state_size, name=f'layer_{i}')
                       for i in range(1, layers)]  # fmt: skip
             self.layers = [first, *deeper]
             self.bridge = Bridge(value_size, first.cell, state_size, layers, name='bridge')
-            self.readout = LinearOp(input_size + state_size + value_size, readout_size, name='readout')
+            self.readout = LinearOp(input_size + state_size + context_size, readout_size, name='readout')
             self.input_dropout = Dropout(dropout, name='input_dropout')
             self.layer_dropout = [Dropout(dropout, name=f'layer_dropout_{i}') for i in range(1, layers)]
             self.readout_dropout = Dropout(dropout, name='readout_dropout')
@@ -84,7 +88,7 @@ class AttentionRNNDecoder(tf.Module):
             type(state)(*[tf.repeat(field[:, tf.newaxis], width, axis=1) for field in state])
             for state in self.bridge(encoded)
         ]
-        shape = [tf.shape(encoded.mask)[0], width, self.value_size]
+        shape = [tf.shape(encoded.mask)[0], width, self.attention.context_size]
         return RNNDecoderState(cells, tf.zeros(shape, encoded.outputs.dtype))
 
     def step(self, embedded, state, memory, time, seed=None):
@@ -131,7 +135,7 @@ class AttentionRNNDecoder(tf.Module):
         for i, (layer, state, dropout) in enumerate(zip(self.layers[1:], initial[1:], self.layer_dropout)):
             new, _ = layer(tf.concat([dropout(top, seed), contexts], axis=-1), mask, initial_state=state)
             top = new + top if i > 0 else new
-        return self._features(embedded, top, contexts, seed), weights
+        return self._features(embedded, top, contexts, seed), self.attention.shown(weights, memory)
 
     def _features(self, embedded, top, context, seed):
         features = tf.tanh(self.readout(tf.concat([embedded, top, context], axis=-1)))

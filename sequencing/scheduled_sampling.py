@@ -1,7 +1,7 @@
 """Scheduled sampling: what a decoder is fed in training, part reference, part its own choices.
 
-The choices are found first, without gradient; then the mixed sequence is read as a whole, as any target is. A choice has
-no gradient anyway, so this is the loss and the gradient of a decoder that is fed step by step.
+The choices are found first, without gradient; then the mixed sequence is read as a whole, as any target is. A choice
+has no gradient anyway, so this is the loss and the gradient of a decoder that is fed step by step.
 
 A recurrent decoder chooses after what it was fed so far. Other decoders would have to be walked step by step for that:
 they choose after the reference alone, in one more pass over the whole target.

@@ -29,15 +29,16 @@ class Seq2Seq(tf.Module):
       tie_output: score tokens with the target embedding instead of a matrix of their own.
       dtype: of the arithmetic.
       label_smoothing: of the training loss.
+      baseline: `sequence_objective.Baseline`, which MIXER trains and nothing else reads.
     """
 
     def __init__(self, src_embedding, trg_embedding, encoder, decoder, vocab_size, bos_id, eos_id, tie_output=False,
-                 dtype=tf.float32, label_smoothing=0.0, name='seq2seq'):  # fmt: skip
+                 dtype=tf.float32, label_smoothing=0.0, baseline=None, name='seq2seq'):  # fmt: skip
         super().__init__(name=name)
         self.vocab_size, self.bos_id, self.eos_id = vocab_size, bos_id, eos_id
         self.dtype, self.label_smoothing = dtype, label_smoothing
         self.src_embedding, self.trg_embedding = src_embedding, trg_embedding
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder, self.decoder, self.baseline = encoder, decoder, baseline
         self.tie_output = tie_output
         with self.name_scope:
             if tie_output:

@@ -31,3 +31,25 @@ class SamplingConfig:
     def problems(self):
         if self.schedule != 'constant' and self.least_rate > self.teacher_rate:
             yield 'least_rate', f'is what teacher_rate {self.teacher_rate} falls to; got {self.least_rate}.'
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """Sequence-level training (`--mode rl`), best begun from a trained model (`--init_from`)."""
+
+    kind: str = option('mrt', 'mixer: likelihood on a prefix that shrinks, REINFORCE on the rest (Ranzato et al., '
+                       '2016); mrt: minimum risk among samples (Shen et al., 2016)',
+                       choices=('mixer', 'mrt'))  # fmt: skip
+    reward: str = option('bleu', 'sentence BLEU over pieces, or sentence chrF of the text (mrt only)',
+                         choices=('bleu', 'chrf'))  # fmt: skip
+    max_length_ratio: float = option(1.5, 'longest sample, in lengths of its reference; 5 tokens are added', at_least=1)
+    burn_in_step: int = option(0, 'mixer: updates by likelihood alone', at_least=0)
+    increment_step: int = option(100, 'mixer: updates after which one more token at the end of each sentence is drawn',
+                                 at_least=1)  # fmt: skip
+    samples: int = option(8, 'mrt: samples a source, which a batch grows by; equal ones count once', at_least=2)
+    alpha: float = option(0.005, 'mrt: sharpness of the distribution over candidates', above=0)
+    reference: bool = option(True, 'mrt: the reference is a candidate too')
+
+    def problems(self):
+        if self.kind == 'mixer' and self.reward != 'bleu':
+            yield 'reward', f"of kind mixer is 'bleu', which is known for every prefix; got {self.reward!r}."

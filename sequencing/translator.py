@@ -218,13 +218,12 @@ class Translator:
     def _decode(self, sources, prefixes, shortlist, options):
         """Decodes id arrays of similar length, and returns `Hypotheses` of NumPy arrays."""
         src_ids, mask = pad([np.append(ids, self.src_vocab.eos_id) for ids in sources], self.src_vocab.pad_id)
-        lengths = mask.sum(axis=1)
-        limits = np.full([len(sources)], options.max_length) if options.max_length else 2 * lengths + 18
+        limits = options.limits(mask.sum(axis=1) - 1)
         constraints = {}
         if prefixes is not None:
             prefix, given = pad(prefixes, -1)
             constraints['prefix'] = prefix
-            limits += 0 if options.max_length else given.sum(axis=1)
+            limits = limits if options.max_length else limits + given.sum(axis=1)
         if shortlist is not None:
             constraints['shortlist'] = shortlist(sources, prefixes)
         translate = self._function(options, constraints)

@@ -94,7 +94,7 @@ class RNNEncoder:
 
     def __init__(self, weights, part, embedding_size):
         cell = CELLS[part.cell]
-        ways = 2 if part.bidirectional else 1
+        ways = 2 if getattr(part, 'bidirectional', True) else 1
         self.layers = [[cell(layer.below(str(way))) for way in range(ways)] for layer in weights.listed('layers')]
 
     def __call__(self, embedded, mask):
@@ -116,7 +116,7 @@ class RNNDecoder:
         self.readout = linear(weights.below('readout'))
         self.keys = linear(weights.below('attention/key_projection'))
         self.query = weights['attention/query_kernel'] if part.attention != 'dot' else None
-        self.energy = weights['attention/energy'] if part.attention == 'additive' else None
+        self.energy = weights['attention/energy'] if part.attention in ('additive', 'via') else None
 
     def start(self, outputs, mask, width):
         """The walk of `width` hypotheses a sentence, from encoder outputs, flat `[B * S, D]`, and their mask."""

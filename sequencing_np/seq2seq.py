@@ -4,11 +4,12 @@ import numpy as np
 
 from sequencing.errors import UserError
 from sequencing_np import search
+from sequencing_np.attention_via_attention import AvDecoder, AvEncoder, find_words
 from sequencing_np.conv import ConvDecoder, ConvEncoder
 from sequencing_np.rnn import RNNDecoder, RNNEncoder
 from sequencing_np.transformer import TransformerDecoder, TransformerEncoder
 
-ENCODERS = {'rnn': RNNEncoder, 'transformer': TransformerEncoder, 'conv': ConvEncoder}
+ENCODERS = {'rnn': RNNEncoder, 'transformer': TransformerEncoder, 'conv': ConvEncoder, 'ava': AvEncoder}
 DECODERS = {'rnn': RNNDecoder, 'transformer': TransformerDecoder, 'conv': ConvDecoder}
 
 
@@ -34,7 +35,9 @@ class Seq2Seq:
         self.trg_table = weights['trg_embedding/table']
         self.src_table = self.trg_table if model.share_embeddings else weights['src_embedding/table']
         self.encoder = _part(ENCODERS, model.encoder, 'encoder', weights, model.embedding_size)
-        self.decoder = _part(DECODERS, model.decoder, 'decoder', weights, model.embedding_size)
+        self.space_id = src_vocab.tokens.index(' ') if model.encoder.kind == 'ava' else None
+        decoders = DECODERS if self.space_id is None else {'rnn': AvDecoder}
+        self.decoder = _part(decoders, model.decoder, 'decoder', weights, model.embedding_size)
         if model.tie_output:
             self.output, self.output_bias = self.trg_table, weights['output_bias']
         else:
@@ -43,8 +46,12 @@ class Seq2Seq:
     def start(self, src_ids, src_mask, width):
         """Encodes `[B, S]` ids: the walk of `width` hypotheses a sentence that search takes."""
         mask = self.xp.asarray(src_mask)
-        outputs = self.encoder(self.src_table[self.xp.asarray(src_ids).reshape(-1)], mask)
-        return self.decoder.start(outputs, mask, width)
+        embedded = self.src_table[self.xp.asarray(src_ids).reshape(-1)]
+        if self.space_id is not None:
+            return self.decoder.start(
+                *self.encoder(embedded, mask, find_words(src_ids, src_mask, self.space_id)), width
+            )
+        return self.decoder.start(self.encoder(embedded, mask), mask, width)
 
     def logits(self, walk, ids, time):
         """Scores `[R, N]` of the tokens that follow `ids` `[R]`, the ones just chosen."""

@@ -41,8 +41,7 @@ class Translator:
         for batch in batches_by_length(waiting, [len(ids) + 1 for ids in encoded], most):
             rows = [np.append(encoded[i], self.src_vocab.eos_id) for i in batch]
             src_ids, mask = pad(rows, self.src_vocab.pad_id)
-            longest = 2 * mask.sum(axis=1) + 18 if not options.max_length else np.full(len(rows), options.max_length)
-            found = self.model.translate(src_ids, mask, longest, options)
+            found = self.model.translate(src_ids, mask, options.limits(mask.sum(axis=1) - 1), options)
             for row, i in enumerate(batch):
                 pieces = self.src_vocab.pieces(encoded[i])
                 outputs = outputs_of(found, row, self.trg_vocab, options.nbest)

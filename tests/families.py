@@ -1,11 +1,13 @@
 """The smallest model of every autoregressive family, for tests of what all of them promise."""
 
+import dataclasses
 import os
 
 import tensorflow as tf
 
 from build_model import build_model
 from sequencing.config import (
+    AvEncoderConfig,
     Config,
     ConvDecoderConfig,
     ConvEncoderConfig,
@@ -24,15 +26,18 @@ RNN = (RNNEncoderConfig(state_size=48, dropout=0.0),
        RNNDecoderConfig(state_size=48, attention_size=24, readout_size=32, dropout=0.0))  # fmt: skip
 TRANSFORMER = (TransformerEncoderConfig(layers=2, size=32, heads=4, hidden_size=64, **NO_DROPOUT),
                TransformerDecoderConfig(layers=2, size=32, heads=4, hidden_size=64, **NO_DROPOUT))  # fmt: skip
+AVA = (AvEncoderConfig(state_size=48, dropout=0.0), dataclasses.replace(RNN[1], attention='via'))
 CONV = (ConvEncoderConfig(layers=3, size=32, dropout=0.0), ConvDecoderConfig(layers=3, size=32, dropout=0.0))
 FAMILIES = {
     'rnn': RNN,
     'transformer': TRANSFORMER,
     'conv': CONV,
+    'ava': AVA,
     'rnn_to_transformer': (RNN[0], TRANSFORMER[1]),
     'transformer_to_rnn': (TRANSFORMER[0], RNN[1]),
 }
 WORDS = 'abcdefgh'
+VOCABS = {'ava': lambda: Vocab([' ', *WORDS], delimiter='')}  # the others have words
 
 
 def make_translator(family, seed, sharpen=1.0, network=None, vocab=None, **config):
@@ -43,7 +48,7 @@ def make_translator(family, seed, sharpen=1.0, network=None, vocab=None, **confi
     encoder, decoder = FAMILIES[family]
     network = Seq2SeqConfig(**{'embedding_size': 32, 'encoder': encoder, 'decoder': decoder, **(network or {})})
     config = Config(model=network, seed=seed, **config)
-    vocab = vocab or Vocab(list(WORDS))
+    vocab = vocab or VOCABS.get(family, lambda: Vocab(list(WORDS)))()
     model = build_model(config, vocab, vocab)
     for variable in model.trainable_variables:
         if len(variable.shape) > 1:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from build_model import build_model
 from sequencing.config import (
+    AvEncoderConfig,
     Config,
     ConvDecoderConfig,
     ConvEncoderConfig,
@@ -83,6 +84,7 @@ AUTOREGRESSIVE = {
     'rnn_to_transformer': seq2seq(RNNEncoderConfig(state_size=20), TransformerDecoderConfig(**TRANSFORMER)),
     'transformer_to_conv': seq2seq(TransformerEncoderConfig(**TRANSFORMER), ConvDecoderConfig(**CONV)),
     'conv_to_rnn': seq2seq(ConvEncoderConfig(**CONV), RNNDecoderConfig(**RNN_DECODER)),
+    'ava': seq2seq(AvEncoderConfig(state_size=20), RNNDecoderConfig(**RNN_DECODER, attention='via')),
 }
 
 
@@ -140,7 +142,8 @@ def write_model_folder(folder, model_config, random, words, deviation=0.15):
     config = Config(
         data=DataConfig(joint_vocab=model_config.share_embeddings), model=model_config, seed=random.randrange(2**31)
     )
-    vocab = Vocab(words)
+    spells = getattr(model_config.encoder, 'kind', '') == 'ava'
+    vocab = Vocab(sorted({*' '.join(words)}), delimiter='') if spells else Vocab(words)
     model = build_model(config, vocab, vocab)
     disturb(model, random, deviation)
     if model_config.kind == 'flowseq':  # PAD, UNK and BOS are what it would say most, if it could

@@ -32,6 +32,9 @@ class Promises:
     def lines(self, count, longest=9):
         return [' '.join(self.draw.choices(WORDS, k=self.draw.randint(1, longest))) for _ in range(count)]
 
+    def whole_of_2000(self):
+        return ' '.join(self.draw.choices(WORDS, k=2000))
+
     def test_it_learns_to_copy(self):
         train = TrainConfig(learning_rate=5e-3, clip_norm=1.0, warmup_steps=20, schedule='cosine', max_steps=self.steps)
         translator = make_translator(self.family, self.draw.randrange(1000), train=train)
@@ -111,8 +114,9 @@ class Promises:
 
     def test_a_source_of_2000_tokens_is_read_whole(self):
         translator = make_translator(self.family, self.draw.randrange(1000))
-        words = self.draw.choices(WORDS, k=2000)
-        line = ' '.join(words)
+        line = self.whole_of_2000()
+        words = translator.src_vocab.pieces(translator.src_vocab.encode(line))
+        self.assertLen(words, 2000)
         options = {'decode': 'beam', 'max_length': 4, 'max_src_length': 2500}
         (result,) = translator.stream([line], **options)
         self.assertEqual((result.source_tokens, result.source_truncated), (words, False))
@@ -149,6 +153,18 @@ class TransformerTest(Promises, tf.test.TestCase):
 class ConvTest(Promises, tf.test.TestCase):
     family, steps = 'conv', 400
     sharpen = 1.0  # its residuals add up: more, and float32 has no digits left for the promises
+
+
+class AvaTest(Promises, tf.test.TestCase):
+    family, steps = 'ava', 500
+
+    def lines(self, count, longest=9):
+        """Letters, some of them together as words."""
+        together = lambda line: ''.join(letter + self.draw.choice(['', ' ']) for letter in line.split()).strip()
+        return list(map(together, super().lines(count, longest)))
+
+    def whole_of_2000(self):
+        return ' '.join(''.join(self.draw.choices(WORDS, k=3)) for _ in range(500)) + 'a'
 
 
 class RNNToTransformerTest(Promises, tf.test.TestCase):

@@ -64,7 +64,7 @@ class FedByHandTest(tf.test.TestCase):
 
     def losses_and_gradients(self, model, by_hand):
         config = make_translator('rnn', 1, train=TrainConfig(sampling=SamplingConfig(self.rate))).config
-        objective = build_objective(model, config)
+        objective = build_objective(model, config, None)
         loss = tf.function(lambda batch: objective.loss(objective.phases[0], batch, self.seed, 0), autograph=False)
         results = []
         for run in (lambda: loss(self.batch).loss, by_hand):
@@ -138,7 +138,7 @@ class ScheduleInTrainingTest(tf.test.TestCase):
             weights = []
             for seed in (1, 2):
                 translator = make_translator('rnn', seed, train=train)
-                model, objective = translator.model, build_objective(translator.model, translator.config)
+                model, objective = translator.model, build_objective(translator.model, translator.config, None)
                 optimizer, state = build_optimizer(train), TrainingState(1)
                 optimizer.build(model.trainable_variables)
                 checkpoints = Checkpoints(os.path.join(folder, 'model'), model, optimizer, state, keep=1)

@@ -7,8 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from sequencing import noise
+from sequencing.config import DecodeConfig
 from sequencing.dynamic_decode import dynamic_decode
 from sequencing.feedback import BeamFeedBack, GreedyFeedBack, SampleFeedBack, sampling_distribution, top_tokens
+from tests.families import make_translator
 from tests.support import seeds
 
 BOS, EOS = 2, 3
@@ -227,6 +229,16 @@ class SearchTest(tf.test.TestCase):
                 want = np.zeros(9)
                 want[kept] = row[kept] / row[kept].sum()
                 self.assertAllClose(result, want, atol=1e-5)
+
+
+class LimitTest(tf.test.TestCase):
+    def test_outputs_that_never_end_are_as_long_as_the_ratio_allows(self):
+        for ratio, words in ((0.5, 7), (3.0, 4)):
+            translator = make_translator('rnn', 1, decode=DecodeConfig(length_ratio=ratio))
+            translator.model.output.bias.assign_add(-99.0 * tf.one_hot(translator.trg_vocab.eos_id, 12))
+            for options, want in (({}, int(ratio * words) + 20), ({'max_length': 5}, 5)):
+                (result,) = translator.stream([' '.join(['a'] * words)], decode='greedy', **options)
+                self.assertLen(result.outputs[0].tokens, want)
 
 
 if __name__ == '__main__':

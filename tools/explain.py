@@ -22,7 +22,7 @@ def explain(config, origins, model_dir):
         cache_dir = config.data.cache_dir or os.path.join(scratch, 'cache')
         src_vocab, trg_vocab = build_inputs.build_vocabs(config, vocab_dir)
         model = build_model.build_model(config, src_vocab, trg_vocab)
-        unit = build_objective(model, config).length_unit
+        unit = build_objective(model, config, trg_vocab).length_unit
         inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir, unit)
         print(f'\nvocabularies\n  source {src_vocab.size} tokens, target {trg_vocab.size} tokens')
         print(f'\ndata\n{inputs.report}')

@@ -1,0 +1,312 @@
+"""Sequence-level training: rewards against sacreBLEU, gradients against all that can be said."""
+
+import contextlib
+import io
+import itertools
+import math
+import os
+import tempfile
+import types
+
+import numpy as np
+import tensorflow as tf
+from sacrebleu.metrics import BLEU, CHRF
+
+import nmt_train
+from build_model import build_model
+from sequencing.config import (
+    Config,
+    RNNDecoderConfig,
+    RNNEncoderConfig,
+    Seq2SeqConfig,
+    TrainConfig,
+    TransformerDecoderConfig,
+)
+from sequencing.feedback import RLTrainingFeedBack
+from sequencing.model_folder import Checkpoints
+from sequencing.objectives import build_objective
+from sequencing.optimizers import build_optimizer
+from sequencing.options import ConfigError
+from sequencing.rewards import characters_of, chrf, prefix_bleu
+from sequencing.sequence_config import RLConfig
+from sequencing.sequence_objective import Written, mixer_loss, risk, write
+from sequencing.structures import Batch
+from sequencing.training import TrainingState, Updater
+from sequencing.vocab import Vocab
+from tests.support import seeds
+from tests.toy import write_task
+
+VOCAB = types.SimpleNamespace(size=6, bos_id=2, eos_id=3, tokens=list('pubexy'))
+LIMIT = 2  # tokens of the longest output that can be said
+
+
+def ragged(draw, rows):
+    """Lists of ids as `[M, T]` int32, junk behind, and lengths `[M]`."""
+    longest = max(map(len, rows)) + 1
+    ids = [[*row, *draw.choices(range(8), k=longest - len(row))] for row in rows]
+    return tf.constant(ids, tf.int32), tf.constant([len(row) for row in rows])
+
+
+class RewardTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.draw = seeds(self)
+
+    def sequences(self, count, ids, shortest=0):
+        return [self.draw.choices(ids, k=self.draw.randint(shortest, 12)) for _ in range(count)]
+
+    def test_the_bleu_of_every_prefix_is_sacrebleus(self):
+        metric = BLEU(tokenize='none', smooth_method='exp', effective_order=True)
+        said, wanted = self.sequences(40, range(4)), self.sequences(40, range(4), shortest=1)
+        said[:2] = wanted[:2]  # some that are all right
+        arrays = *ragged(self.draw, said), *ragged(self.draw, wanted)
+        specs = [tf.TensorSpec([None] * x.shape.rank, tf.int32) for x in arrays]
+        got = tf.function(prefix_bleu, input_signature=specs, autograph=False)(*arrays).numpy()
+        text = lambda ids: ' '.join(map(str, ids))
+        for row, mine, reference in zip(got, said, wanted):
+            for t, value in enumerate(row):
+                want = metric.sentence_score(text(mine[:t]), [text(reference)]).score / 100
+                self.assertAllClose(value, want, atol=1e-5)
+            deltas = np.diff(row[: len(mine) + 1])  # the rewards of MIXER add up to the whole
+            self.assertAllClose(
+                deltas.sum(), metric.sentence_score(text(mine), [text(reference)]).score / 100, atol=1e-5
+            )
+
+    def test_chrf_is_sacrebleus_of_the_decoded_text(self):
+        metric = CHRF()
+        for tokens in (['\u2581a', 'bä', '\u2581', 'c'], ['a@@', 'bc', 'dä@@', 'a'], ['ab', 'cä', 'a', 'd']):
+            vocab = Vocab(tokens)
+            said, wanted = self.sequences(15, range(4, 8)), self.sequences(15, range(4, 8), shortest=1)
+            got = chrf(*ragged(self.draw, said), *ragged(self.draw, wanted), tf.constant(characters_of(vocab)))
+            want = [metric.sentence_score(vocab.decode(a), [vocab.decode(b)]).score for a, b in zip(said, wanted)]
+            self.assertAllClose(100 * got, want, atol=1e-3)
+
+
+def tiny_config(kind, seed=1, decoder=None, **rl):
+    return Config(
+        seed=seed,
+        model=Seq2SeqConfig(
+            embedding_size=6,
+            encoder=RNNEncoderConfig(state_size=8, dropout=0.3),
+            decoder=decoder or RNNDecoderConfig(state_size=7, attention_size=5, readout_size=9, dropout=0.3),
+        ),
+        train=TrainConfig(mode='rl', learning_rate=2e-2, rl=RLConfig(kind=kind, **rl)),
+    )
+
+
+def pairs(draw, sentences, longest=5):
+    """A `Batch` of random pairs."""
+    random = np.random.default_rng(draw.randrange(2**31))
+    lengths = random.integers(1, longest + 1, [2, sentences])
+    masks = np.arange(longest + 1) < lengths[..., np.newaxis] + 1
+    ids = np.where(masks, random.integers(4, 6, masks.shape), 0)
+    ids = np.where(np.arange(longest + 1) == lengths[..., np.newaxis], VOCAB.eos_id, ids).astype('int32')
+    return Batch(*map(tf.constant, (ids[0], masks[0], ids[1], masks[1], np.arange(sentences))))
+
+
+class EnumerationTest(tf.test.TestCase):
+    """Everything that can be said in two tokens, each with its probability."""
+
+    def setUp(self):
+        super().setUp()
+        self.draw = seeds(self)
+        self.config = tiny_config('mixer', self.draw.randrange(1000))
+        self.model = build_model(self.config, VOCAB, VOCAB)
+        for variable in self.model.trainable_variables:  # far from uniform, the baseline far from zero
+            variable.assign_add(tf.random.stateless_normal(variable.shape, [self.draw.randrange(999), 1]) * 0.3)
+        self.source = tf.constant([[4, 5, 5, 3]])
+        self.reference = self.draw.choices([4, 5], k=3)
+        others = [i for i in range(VOCAB.size) if i != VOCAB.eos_id]
+        self.said = [list(said) for n in range(LIMIT + 1) for said in itertools.product(others, repeat=n)]
+        metric = BLEU(tokenize='none', smooth_method='exp', effective_order=True)
+        text = lambda ids: ' '.join(map(str, ids))
+        self.rewards = [metric.sentence_score(text(s), [text(self.reference)]).score / 100 for s in self.said]
+        self.assertGreater(max(self.rewards), 0)
+
+    def probabilities(self, given=()):
+        """p of each sequence, step by step; of tokens in `given`, and of EOS at the limit, it is 1."""
+        model, found = self.model, []
+        for said in self.said:
+            memory, state = model.start(self.source, self.source > 0, 1, LIMIT + 1)
+            p, fed = tf.ones([]), model.bos_id
+            for time, token in enumerate([*said, model.eos_id]):
+                if time == LIMIT:
+                    break
+                logits, state, _ = model.step(tf.constant([[fed]]), state, memory, time)
+                if time < len(given):
+                    p *= float(token == given[time])
+                else:
+                    p *= tf.nn.softmax(logits[0, 0])[token]
+                fed = token
+            found.append(p)
+        return tf.stack(found)
+
+    def written(self):
+        """All sequences as rows, the encoded source and the reference a row each."""
+        ids = [[*said, VOCAB.eos_id, *[0] * (LIMIT - len(said))] for said in self.said]
+        lengths = tf.constant([len(said) for said in self.said])
+        rows = len(self.said)
+        reference = tf.repeat(tf.constant([[*self.reference, VOCAB.eos_id]]), rows, axis=0)
+        return (
+            Written(tf.constant(ids), tf.sequence_mask(lengths + 1, LIMIT + 1), lengths),
+            Written(reference, reference > 0, tf.fill([rows], 3)),
+        )
+
+    def gradients(self, tape, value):
+        """Of all weights but the baseline's."""
+        others = {id(v) for v in self.model.baseline.trainable_variables}
+        found = tape.gradient(value, [v for v in self.model.trainable_variables if id(v) not in others])
+        return list(map(tf.convert_to_tensor, found))
+
+    def test_the_mean_of_mixers_gradients_is_that_of_the_expected_reward(self):
+        for given in ([], self.reference[:1]):
+            with tf.GradientTape() as tape:
+                chances = self.probabilities(given)
+                want = -tf.reduce_sum(chances * self.rewards)
+                if given:
+                    memory, state = self.model.start(self.source, self.source > 0, 1, 3)
+                    logits, _, _ = self.model.step(tf.constant([[VOCAB.bos_id]]), state, memory, 0)
+                    want -= tf.nn.log_softmax(logits[0, 0])[given[0]]
+            self.assertAllClose(tf.reduce_sum(chances), 1.0, atol=1e-5)
+            want = self.gradients(tape, want)
+            written, references = self.written()
+            with tf.GradientTape() as tape:
+                encoded = self.model.encode(self.source, self.source > 0)
+                encoded = tf.nest.map_structure(lambda x: tf.repeat(x, len(self.said), axis=0), encoded)
+                start, limits = [tf.fill([len(self.said)], n) for n in (len(given), LIMIT)]
+                loss, _, rewards, _, drawn = mixer_loss(self.model, encoded, written, references, start, limits)
+                value = tf.reduce_sum(tf.stop_gradient(chances) * loss)
+            self.assertAllClose(rewards, self.rewards, atol=1e-5)
+            drawn_tokens = [max(min(len(said) + 1, LIMIT) - len(given), 0) for said in self.said]
+            self.assertAllEqual(tf.math.count_nonzero(drawn, axis=1), drawn_tokens)
+            for one, two in zip(self.gradients(tape, value), want, strict=True):
+                self.assertAllClose(one, two, atol=2e-5)
+
+    def test_the_risk_among_all_sequences_is_the_expected_one(self):
+        written, _ = self.written()
+        rows, alpha = len(self.said), self.draw.choice([1.0, 0.3])
+
+        def log_probs():  # EOS at the limit counts here: candidates are scored as any sentence
+            totals = []
+            for said in self.said:
+                memory, state = self.model.start(self.source, self.source > 0, 1, LIMIT + 1)
+                total, fed = tf.zeros([]), VOCAB.bos_id
+                for time, token in enumerate([*said, VOCAB.eos_id]):
+                    logits, state, _ = self.model.step(tf.constant([[fed]]), state, memory, time)
+                    total += tf.nn.log_softmax(logits[0, 0])[token]
+                    fed = token
+                totals.append(total)
+            return tf.stack(totals)
+
+        with tf.GradientTape() as tape:
+            powers = tf.exp(log_probs()) ** alpha
+            want = tf.reduce_sum(powers * (1 - tf.constant(self.rewards))) / tf.reduce_sum(powers)
+        wanted = self.gradients(tape, want)
+        twice = Written(*[tf.concat([x, x[5:9]], axis=0) for x in written])  # equal candidates count once
+        rewards = tf.constant([*self.rewards, *self.rewards[5:9]])
+        with tf.GradientTape() as tape:
+            encoded = self.model.encode(self.source, self.source > 0)
+            got, _ = risk(self.model, encoded, twice, rewards, rows + 4, alpha)
+        self.assertAllClose(got, [want], atol=1e-5)
+        for one, two in zip(self.gradients(tape, got), wanted, strict=True):
+            self.assertAllClose(one, two, atol=2e-5)
+
+    def test_samples_keep_the_prefix_and_are_as_frequent_as_likely(self):
+        rows, given = 4000, self.reference[:1]
+        encoded = self.model.encode(self.source, self.source > 0)
+        encoded = tf.nest.map_structure(lambda x: tf.repeat(x, rows, axis=0), encoded)
+        reference = tf.repeat(tf.constant([[*self.reference, VOCAB.eos_id]]), rows, axis=0)
+        for drawn_steps, begun in ((9, []), (3, given)):
+            feedback = RLTrainingFeedBack(
+                reference, reference > 0, VOCAB.bos_id, VOCAB.eos_id, drawn_steps, tf.fill([rows], LIMIT),
+                self.draw.randrange(1000), tf.range(rows, dtype=tf.int64),
+            )  # fmt: skip
+            found = write(self.model, encoded, feedback)
+            rows_found = [ids[:n].tolist() for ids, n in zip(found.ids.numpy(), found.lengths.numpy())]
+            for said, chance in zip(self.said, self.probabilities(begun).numpy()):
+                share = rows_found.count(said) / rows
+                self.assertLess(abs(share - chance), 5 * math.sqrt(chance * (1 - chance) / rows) + 2e-3)
+
+
+class TrainingTest(tf.test.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.draw = seeds(self)
+
+    def make(self, config):
+        model = build_model(config, VOCAB, VOCAB)
+        objective = build_objective(model, config, VOCAB)
+        optimizer, state = build_optimizer(config.train), TrainingState(1, objective.parts)
+        optimizer.build(model.trainable_variables)
+        loss = lambda batch, seed, step: objective.loss(objective.phases[0], batch, seed, step)
+        update = Updater(model, optimizer, state, config.train, config.seed, loss=loss)
+        return model, objective, optimizer, state, update
+
+    def check(self, config, updates):
+        """Rewards rise on one batch; a training restored half-way goes on to the bit."""
+        batch = pairs(self.draw, 12)
+        with tempfile.TemporaryDirectory() as folder:
+            ends, reports = [], []
+            for turn in range(2):
+                model, objective, optimizer, state, update = self.make(config)
+                checkpoints = Checkpoints(folder, model, optimizer, state, keep=1)
+                if turn:
+                    self.assertIsNotNone(checkpoints.restore())
+                else:
+                    for n in range(updates):
+                        if n == updates - 3:
+                            checkpoints.save()
+                        if n in (10, updates - 13):
+                            state.take_totals()
+                        if n in (20, updates - 3):
+                            reports.append(objective.report(objective.phases[0], state.read_totals(), n))
+                        update([batch])
+                if turn:
+                    for _ in range(3):
+                        update([batch])
+                self.assertEqual(update._update.experimental_get_tracing_count(), 1)
+                ends.append([v.numpy() for v in model.variables])
+        for one, two in zip(*ends, strict=True):
+            np.testing.assert_array_equal(one, two)
+        return reports
+
+    def test_minimum_risk_raises_the_reward(self):
+        first, last = self.check(tiny_config('mrt', self.draw.randrange(1000), alpha=1.0, samples=5), 90)
+        self.assertGreater(last['reward'], first['reward'] + 0.1)
+
+    def test_mixer_raises_the_reward_and_its_baseline_learns(self):
+        decoder = TransformerDecoderConfig(layers=1, size=8, heads=2, hidden_size=12)
+        config = tiny_config('mixer', self.draw.randrange(1000), decoder=decoder, burn_in_step=1, increment_step=1)
+        first, last = self.check(config, 150)
+        self.assertEqual(first['drawn_steps'], 18)
+        self.assertGreater(last['reward'], first['reward'] + 0.05)
+        self.assertLess(last['baseline_error'], first['baseline_error'])
+
+    def test_what_cannot_be_is_refused(self):
+        with self.assertRaisesRegex(ConfigError, 'train.rl.reward'):
+            tiny_config('mixer', reward='chrf')
+
+    def test_the_command_goes_on_from_a_likelihood_model(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = write_task(os.path.join(folder, 'data'), 'copy', self.draw, train=50, dev=3)
+
+            def run(model_dir, *more):
+                out, err = io.StringIO(), io.StringIO()
+                common = (f'--config_file={config}', '--config=config_toy', f'--set=data.cache_dir={folder}/cache')
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    code = nmt_train.main(['nmt_train.py', *common, f'--model_dir={folder}/{model_dir}', *more])
+                return code, out.getvalue(), err.getvalue()
+
+            self.assertEqual(run('first', '--set=train.max_steps=2')[0], 0)
+            chrf_risk = '--set=train.rl.reward=chrf', '--set=train.rl.samples=3', '--set=train.loss_unit=sentences'
+            more = '--mode=rl', f'--init_from={folder}/first', '--set=train.max_steps=3', *chrf_risk
+            code, out, err = run('risk', *more)
+            self.assertEqual(code, 0, err)
+            self.assertRegex(out, r'warm start .*\n(.*\n)*step 3 .* reward 0\.\d+')
+            code, _, err = run('first', *more)
+            self.assertEqual(code, 2)
+            self.assertIn("train.mode was 'train' and is now 'rl'", err)
+
+
+if __name__ == '__main__':
+    tf.test.main()
