@@ -69,7 +69,7 @@ class Training:
         for variable, value in zip(self.model.trainable_variables, weights or ()):
             variable.assign(value)
         self.distribution = distribution
-        self.objective = build_objective(self.model, config)
+        self.objective = build_objective(self.model, config, None)
         self.phase = self.objective.phases[-1]
         self.state = TrainingState(4, self.objective.parts)
         loss = options.pop('loss', None) or self.objective.loss
