@@ -49,14 +49,14 @@ def config_toy_flow():
 """
 
 
-def write_task(folder, task, random, words='abcdefgh', longest=6, train=800, dev=20):
+def write_task(folder, task, random, words='abcdefgh', shortest=2, longest=6, train=800, dev=20):
     """Writes train and dev text of a toy task and the configuration `config_toy`; returns the configuration's file."""
     os.makedirs(folder, exist_ok=True)
     seen = set()
     for name, count in (('dev', dev), ('train', train)):
         with open(f'{folder}/{name}.src', 'w') as src, open(f'{folder}/{name}.trg', 'w') as trg:
             while count:
-                line = [random.choice(words) for _ in range(random.randint(2, longest))]
+                line = [random.choice(words) for _ in range(random.randint(shortest, longest))]
                 if name == 'train' and tuple(line) in seen:
                     continue
                 seen.update([tuple(line)] if name == 'dev' else [])
