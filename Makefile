@@ -23,8 +23,8 @@ lint: setup
 	$(RUN) -m ruff format --check .
 
 # Two processes side by side, the longest files first: most of a test's time is one thread that traces graphs.
-LONGEST := $(patsubst %,tests/test_%.py,families resume flow_translation flow_training numpy_agreement flow_doctor \
-	sequence_level scheduled_sampling tagging)
+LONGEST := $(patsubst %,tests/test_%.py,families distribution workers resume flow_translation flow_training \
+	numpy_agreement flow_doctor sequence_level scheduled_sampling tagging)
 TESTS = $(LONGEST) $(filter-out $(LONGEST),$(shell ls -S tests/test_*.py))
 
 test: lint

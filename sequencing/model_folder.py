@@ -24,6 +24,8 @@ from sequencing.options import from_dict, to_json
 from sequencing.text import atomic_file
 
 FORMAT = 1
+# What reading a checkpoint that is cut short, overwritten or another model's raises; IndexError where bytes are missing.
+_DAMAGE = (tf.errors.OpError, OSError, AssertionError, ValueError, IndexError)
 
 
 def write_atomically(path, text):
@@ -164,7 +166,7 @@ class Checkpoints:
             try:
                 self.last.checkpoint.restore(path).assert_existing_objects_matched()
                 return path
-            except (tf.errors.OpError, OSError, AssertionError, ValueError) as error:
+            except _DAMAGE as error:
                 note(f'{path} cannot be read ({_reason(error)}); trying the one before.')
         if paths:
             raise UserError(f'no checkpoint of {self.model_dir} can be read: all of {", ".join(paths)} are damaged. '
@@ -203,5 +205,5 @@ def restore_weights(model, path):
     """
     try:
         tf.train.Checkpoint(model=model).restore(path).expect_partial().assert_existing_objects_matched()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
+    except _DAMAGE as error:
         raise UserError(f'{path} cannot be loaded: {_reason(error)}.') from error
