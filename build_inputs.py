@@ -213,7 +213,7 @@ class ParallelInputs:
         self._window = -(-self.size // windows)
         if unit == 'sentences':
             self._window = -(-self._window // limit) * limit
-        self._shares = None if weights is None else _apportion(np.array(weights), self._window)
+        self._corpus_shares = None if weights is None else _apportion(np.array(weights), self._window)
         self._windows = -(-self.size // self._window)
         self.report = self._make_report()
         self.keys = [corpus.key for corpus in corpora]
@@ -223,9 +223,9 @@ class ParallelInputs:
 
         Args:
           position: `Position`; None for the beginning.
-          replicas: (number of the first, how many, of how many in all): a tuple of `Batch`es in place of one, the part
-            of each of these replicas. All parts of a batch hold its pairs once, as equally many each as can be; where
-            there are fewer pairs than replicas, some parts are one pair with index -1, which counts for nothing.
+          replicas: `Replicas`: a tuple of `Batch`es in place of one, the share of each of those here. All shares of a
+            batch hold its pairs once, as equally many each as can be; where there are fewer pairs than replicas, some
+            shares are one pair with index -1, which counts for nothing.
         """
         position = Position(*map(int, position)) if position is not None else Position()
         while True:
@@ -245,12 +245,12 @@ class ParallelInputs:
 
     def dataset(self, position=None, replicas=None):
         """`batches` as a `tf.data.Dataset` that works ahead; positions are int64 scalars."""
-        parts = replicas and replicas[1]
-        return as_dataset(lambda: self.batches(position, replicas), with_position=True, parts=parts)
+        shares = replicas and replicas.local
+        return as_dataset(lambda: self.batches(position, replicas), with_position=True, shares=shares)
 
     def epochs(self, position):
         """Passes over the data that lie behind `position`, a float."""
-        return int(position.sentences) / (self.size if self._shares is None else self._windows * self._window)
+        return int(position.sentences) / (self.size if self._corpus_shares is None else self._windows * self._window)
 
     def _epoch(self, position, replicas=None):
         epoch, _, done, sentences = position
@@ -266,14 +266,14 @@ class ParallelInputs:
                 if replicas is None:
                     yield self._batch(corpus_rows[places], numbers[places]), after
                 else:
-                    yield tuple(self._part(corpus_rows[places], numbers[places], *replicas)), after
+                    yield tuple(self._shares(corpus_rows[places], numbers[places], replicas)), after
             done = 0
 
-    def _part(self, rows, numbers, first, local, replicas):
-        """The parts of a batch for `local` replicas; every one has short and long pairs, as pairs come by length."""
-        for replica in range(first, first + local):
+    def _shares(self, rows, numbers, replicas):
+        """The shares of a batch for `Replicas`; every one has short and long pairs, as pairs come by length."""
+        for replica in range(replicas.first, replicas.first + replicas.local):
             if replica < len(rows):
-                yield self._batch(rows[replica::replicas], numbers[replica::replicas])
+                yield self._batch(rows[replica :: replicas.total], numbers[replica :: replicas.total])
             else:
                 yield self._batch(rows[:1], numbers[:1])._replace(index=np.array([-1]))
 
@@ -287,11 +287,11 @@ class ParallelInputs:
 
     def _numbers(self, epoch, window):
         """Numbers of the pairs in a window, `[n]` int64."""
-        if self._shares is None:
+        if self._corpus_shares is None:
             places = np.arange(window * self._window, min((window + 1) * self._window, self.size))
             return permute(places, self.size, key_of(self._seed, epoch))
         numbers = []
-        for i, (corpus, share) in enumerate(zip(self._corpora, self._shares)):
+        for i, (corpus, share) in enumerate(zip(self._corpora, self._corpus_shares)):
             start = (epoch * self._windows + window) * share  # in the endless stream of this corpus
             place = np.arange(start, start + share)
             for turn in np.unique(place // corpus.size):
@@ -467,15 +467,15 @@ def _pad(flat, tokens, lengths, pad_id, eos_id):
     return ids, mask
 
 
-def as_dataset(batches, with_position=False, parts=None):
+def as_dataset(batches, with_position=False, shares=None):
     """A `tf.data.Dataset` over what the callable `batches` gives, made in a thread of its own, ahead of its use.
 
-    `parts` is the length of the tuples of `Batch`es that it gives; None where it gives single ones.
+    `shares` is the length of the tuples of `Batch`es that it gives; None where it gives single ones.
     """
     ids, mask = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.bool)
     signature = Batch(ids, mask, ids, mask, tf.TensorSpec([None], tf.int64))
-    if parts is not None:
-        signature = (signature,) * parts
+    if shares is not None:
+        signature = (signature,) * shares
     if with_position:
         signature = (signature, Position(*[tf.TensorSpec([], tf.int64)] * len(Position._fields)))
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(_PREFETCH)

@@ -27,11 +27,12 @@ import build_model  # noqa: E402
 from sequencing import model_folder  # noqa: E402
 from sequencing.config_files import load_config  # noqa: E402
 from sequencing.diagnosis import first_nonfinite  # noqa: E402
-from sequencing.distribution import STRATEGIES, Stops, choose  # noqa: E402
+from sequencing.distribution import STRATEGIES, Stops, choose_distribution  # noqa: E402
 from sequencing.errors import UserError  # noqa: E402
 from sequencing.model_folder import Checkpoints  # noqa: E402
 from sequencing.objectives import build_objective, phase_at  # noqa: E402
 from sequencing.optimizers import LearningRate, build_optimizer  # noqa: E402
+from sequencing.options import to_json  # noqa: E402
 from sequencing.resume import check_resume, check_same_data  # noqa: E402
 from sequencing.structures import Batch  # noqa: E402
 from sequencing.training import TrainingState, Updater, reset  # noqa: E402
@@ -52,7 +53,7 @@ Started again with the same --model_dir, training goes on where it was; nothing 
 """
 
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def define_flags(flags):
@@ -103,28 +104,34 @@ def train(flags):
             else:
                 changes = []
                 check_shared(model_dir)
+        check_alike(distribution, 'configuration', settings_key(config))
         held.enter_context(tf.device(flags.device or None))
         return run_loop(config, model_dir, *prepare(config, model_dir, flags.init_from, changes, distribution))
 
 
 @contextlib.contextmanager
 def lack_of_room_told(model_dir):
-    """Turns a lack of memory or disk into a message."""
+    """Turns a lack of memory or of room on a disk, and storage that fails, into a message."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
+        for number in (errno.ENOSPC, errno.EDQUOT):  # which TensorFlow does not tell from a lack of memory
+            if os.strerror(number) in error.message:
+                raise storage_failed(error.message.splitlines()[0], model_dir) from error
         raise UserError(
             'out of memory: lower train.batch_size (and raise train.accumulate by the same factor to keep the update '
             'as it is), or train.flow.init_sentences if a flow was about to be initialised. TensorFlow says: '
             f'{error.message.splitlines()[0]}'
         ) from error
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in STORAGE_ERRORS:
             raise
-        raise UserError(
-            f'could not write to {error.filename or model_dir}: {error.strerror}. Checkpoints that are there stay as '
-            'they are; make room or change permissions and start again.'
-        ) from error
+        raise storage_failed(error.strerror, error.filename or model_dir) from error
+
+
+def storage_failed(reason, path):
+    return UserError(f'could not read or write {path}: {reason}. Checkpoints that are there stay as they are; make '
+                     'room or change permissions and start again.')  # fmt: skip
 
 
 # Preparing ------------------------------------------------------------------------------------------------------------
@@ -151,7 +158,7 @@ def use_devices(config, device, strategy):
     known = [':'.join(found.name.split(':')[-2:]) for found in tf.config.list_physical_devices()]
     if device and device.upper().removeprefix('/') not in known:
         raise UserError(f'--device {device}: there is no such device here; there are {", ".join(known)}.')
-    return choose(strategy, device)
+    return choose_distribution(strategy, device)
 
 
 def take_folder(config, model_dir, restart, held):
@@ -200,7 +207,7 @@ def prepare(config, model_dir, init_from, changes, distribution):
         restore(config, model_dir, init_from, changes, model, state, checkpoints, inputs, src_vocab, trg_vocab)
         dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab, unit) if config.data.dev_src else None
         validator = Validator(config, model_dir, model, objective, optimizer, src_vocab, trg_vocab, dev)
-    check_text(inputs, distribution)
+    check_alike(distribution, 'training text', ' '.join(inputs.keys))
     distribution.share([*model.variables, *optimizer.variables, *state.variables])
     return distribution, model, objective, optimizer, state, checkpoints, inputs, validator
 
@@ -222,12 +229,19 @@ def restore(config, model_dir, init_from, changes, model, state, checkpoints, in
     model_folder.write_manifest(model_dir, config.seed, {'keys': inputs.keys, **dataclasses.asdict(inputs.report)})
 
 
-def check_text(inputs, distribution):
-    """Refuses workers whose training text is not the chief's: their parts would not make up a batch."""
-    keys = [zlib.crc32(key.encode()) for key in inputs.keys]
-    if distribution.from_chief(keys).tolist() != keys:
-        raise UserError(f'worker {distribution.worker} reads another training text than the first one: give all '
-                        'workers the same files.')  # fmt: skip
+def check_alike(distribution, what, text):
+    """Refuses workers that do not have the same; all of them learn it, and none waits for another that has ended."""
+    found = distribution.from_all([zlib.crc32(text.encode())])[:, 0]
+    others = [str(worker) for worker in range(distribution.workers) if found[worker] != found[0]]
+    if others:
+        raise UserError(f'the {what} of worker {", ".join(others)} is not that of worker 0: give all workers the same '
+                        'files and flags.')  # fmt: skip
+
+
+def settings_key(config):
+    """The configuration as text, without what may differ from machine to machine."""
+    data = dataclasses.replace(config.data, cache_dir='')
+    return to_json(dataclasses.replace(config, model_dir='', threads=0, data=data))
 
 
 # The loop -------------------------------------------------------------------------------------------------------------
@@ -247,7 +261,7 @@ def loop(config, model_dir, stop, distribution, model, objective, optimizer, sta
     stops = Stops(distribution, stop, progress.time_up)
     step = int(state.step)
     position = build_inputs.Position(*state.position.numpy().tolist()) if step else None
-    stream = iter(inputs.dataset(position, distribution.parts()))
+    stream = iter(inputs.dataset(position, distribution.replicas))
 
     def save():
         state.position.assign(tf.stack([tf.cast(part, tf.int64) for part in position]))
@@ -276,7 +290,7 @@ def loop(config, model_dir, stop, distribution, model, objective, optimizer, sta
         for _ in range(train.accumulate):
             batch, position = next(stream)
             batches.append(batch)
-        stops.hear(updater(batches, stops.wishes()))
+        stops.take_votes(updater(batches, stops.votes()))
         step += 1
         finished = progress.limit_reached(step, position, stops.out_of_time)
         if step % train.log_every == 0 or finished:
@@ -288,7 +302,7 @@ def loop(config, model_dir, stop, distribution, model, objective, optimizer, sta
                 finished = finished or out_of_patience(train, state)
             if finished or stops.signal or step % train.save_every == 0:
                 save()
-    distribution.from_chief([0])  # nobody leaves before the chief has saved
+    distribution.wait_for_all()  # nobody leaves before the chief has saved
     if chief:
         writer.flush()
     if stops.signal:

@@ -7,20 +7,22 @@ on it.
 """
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import signal
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from sequencing.cli import note
 from sequencing.errors import Failure, UserError
+from sequencing.structures import Replicas
 
 STRATEGIES = ('auto', 'one', 'mirrored', 'multi_worker')
-WISHES = 3  # what a worker may ask of all: to stop for SIGINT, to stop for SIGTERM, to end because time is up
-_PACK_BYTES = 32 << 20  # gradients travel in packs of this size, so that the first leave while the last are computed
-_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
-         tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError)  # fmt: skip
+_PACK_BYTES = 32 << 20  # tensors travel in packs of about this size: the first can leave before the last is there
 
 
 class Distribution:
@@ -30,84 +32,85 @@ class Distribution:
       strategy: a `tf.distribute.Strategy`; None for one device.
       workers: number of processes; worker: which of them this is.
     Attributes:
-      replicas: in all workers together; local: of this worker, numbered from `first`.
+      replicas: `Replicas`.
       is_chief: whether this process writes, validates and talks.
     """
 
     def __init__(self, strategy=None, workers=1, worker=0):
         self.strategy = strategy or tf.distribute.get_strategy()
         self.workers, self.worker = workers, worker
-        self.replicas = self.strategy.num_replicas_in_sync
-        self.local = self.replicas // workers
-        self.first = worker * self.local
+        local = self.strategy.num_replicas_in_sync // workers
+        self.replicas = Replicas(worker * local, local, workers * local)
         self.is_chief = worker == 0
+        self._from_all = tf.function(self._sum_over_workers, autograph=False)
 
     def scope(self):
         """Variables made within are copied to every replica."""
-        return self.strategy.scope() if self.replicas > 1 else contextlib.nullcontext()
+        return self.strategy.scope() if self.replicas.total > 1 else contextlib.nullcontext()
 
     def run(self, function, *arguments):
         """Calls `function` in every replica, with its part of what another `run` returned."""
         return self.strategy.run(function, args=arguments)
 
-    def number(self):
+    def replica_id(self):
         """Of the replica that asks, from 0; only within `run`."""
-        if self.replicas == 1:
+        if self.replicas.total == 1:
             return 0
         return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
 
-    def parts(self):
-        """What `ParallelInputs.batches` takes for `replicas`: None for whole batches."""
-        return (self.first, self.local, self.replicas) if self.replicas > 1 else None
-
-    def any(self, value):
-        """What every replica agrees on, taken from the first one here."""
+    def local_copy(self, value):
+        """The copy in the first replica here of what every replica has the same of; `value` may be nested."""
         return tf.nest.map_structure(lambda x: self.strategy.experimental_local_results(x)[0], value,
                                      expand_composites=False)  # fmt: skip
 
-    def add_up(self, tensors):
+    def all_reduce_sum(self, tensors):
         """Sums over all replicas of a list of tensors, the same to the bit in each; only within `run`."""
-        if self.replicas == 1:
+        if self.replicas.total == 1:
             return tensors
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+        packs = _PACK_BYTES if len(tensors) > 1 else 0
+        options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=packs)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors, options)
 
     # What only workers need -------------------------------------------------------------------------------------------
 
-    def from_chief(self, numbers):
-        """The chief's list of numbers, as an array of float64, in every worker. Waits for all of them."""
-        if self.workers == 1:
-            return np.array(numbers, np.float64)
-        return self._chiefs([tf.constant(numbers, tf.float64)])[0].numpy()
+    def from_all(self, numbers):
+        """As many numbers of each worker: float64 `[workers, n]`, the same in all. Waits for all of them."""
+        found = np.zeros([self.workers, len(numbers)])
+        found[self.worker] = numbers
+        return found if self.workers == 1 else self._exchange(tf.constant(found.ravel())).numpy().reshape(found.shape)
+
+    def wait_for_all(self):
+        """Returns once every worker has called it."""
+        self.from_all([0])
 
     def share(self, variables):
         """Gives variables the chief's values in every worker."""
-        variables = [getattr(variable, 'value', None) if _is_keras(variable) else variable for variable in variables]
-        if self.workers == 1 or not variables:
+        if self.workers == 1:
             return
-        for dtype in sorted({variable.dtype for variable in variables}, key=lambda dtype: dtype.name):
-            some = [variable for variable in variables if variable.dtype == dtype]
-            wide = tf.int64 if dtype.is_integer or dtype.is_bool else dtype
-            flat = tf.concat([tf.reshape(tf.cast(self.any(v), wide), [-1]) for v in some], axis=0)
-            found = tf.split(self._chiefs([flat])[0], [v.shape.num_elements() for v in some])
-            for variable, values in zip(some, found):
-                variable.assign(tf.cast(tf.reshape(values, variable.shape), dtype))
+        for pack in _packs([tf_variable(variable) for variable in variables]):
+            dtype = pack[0].dtype
+            values = [tf.reshape(_widened(self.local_copy(variable)), [-1]) for variable in pack]
+            flat = tf.concat(values, axis=0)
+            flat = self._exchange(flat if self.is_chief else tf.zeros_like(flat))
+            for variable, value in zip(pack, tf.split(flat, [value.shape[0] for value in values])):
+                variable.assign(tf.cast(tf.reshape(value, variable.shape), dtype))
 
-    def _chiefs(self, tensors):
-        @tf.function(autograph=False)
-        def exchange(*tensors):
-            def mine():
-                counts = self.number() == 0
-                return self.add_up([tf.identity(x) if counts else tf.zeros_like(x) for x in tensors])
+    def _exchange(self, vector):
+        """The sum over all workers of a vector."""
+        return self._from_all.get_concrete_function(tf.TensorSpec([None], vector.dtype))(vector)
 
-            return self.any(self.run(mine))
+    def _sum_over_workers(self, vector):
+        def mine():
+            speaks = self.replica_id() == self.replicas.first  # for its worker
+            return self.all_reduce_sum([tf.identity(vector) if speaks else tf.zeros_like(vector)])[0]
 
-        return exchange(*tensors)
+        return self.local_copy(self.run(mine))
 
     @contextlib.contextmanager
     def chief_first(self):
         """Lets the chief run the body before the others, who end where it fails."""
         if not self.is_chief:
-            if self.from_chief([0])[0]:
+            if self.from_all([0])[0, 0]:
                 raise Failure('the first worker ended before training began; its output says why.')
             yield
             return
@@ -116,15 +119,15 @@ class Distribution:
             yield
             failed = 0
         finally:
-            self.from_chief([failed])
+            self.from_all([failed])
 
     @contextlib.contextmanager
     def lost_workers_told(self):
-        """Turns what TensorFlow says about a worker that is gone into one message."""
+        """Turns what TensorFlow says about a worker that is gone into one message; other failures pass as they are."""
         try:
             yield
-        except _LOST as error:
-            if self.workers == 1:
+        except tf.errors.OpError as error:
+            if self.workers == 1 or not _tells_of_a_lost_worker(error):
                 raise
             said = str(error.message).strip().splitlines()
             raise Failure(
@@ -139,8 +142,41 @@ class Distribution:
                 self.strategy.extended._check_health_thread = None
 
 
-def _is_keras(variable):
-    return not isinstance(variable, tf.Variable) and isinstance(getattr(variable, 'value', None), tf.Variable)
+def _tells_of_a_lost_worker(error):
+    """Whether a peer could not be reached, or TensorFlow's check of peers (`check alive`) ended what was under way."""
+    return isinstance(error, tf.errors.UnavailableError) or 'check alive' in str(error.message)
+
+
+def tf_variable(variable):
+    """The `tf.Variable` that a Keras variable holds; any other one as it is."""
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+def _packs(variables):
+    """Lists of variables of one dtype each, of at most `_PACK_BYTES` together; a larger variable is alone."""
+    for _, some in itertools.groupby(sorted(variables, key=lambda v: v.dtype.name), key=lambda v: v.dtype.name):
+        pack, size = [], 0
+        for variable in some:
+            more = variable.shape.num_elements() * variable.dtype.size
+            if pack and size + more > _PACK_BYTES:
+                yield pack
+                pack, size = [], 0
+            pack.append(variable)
+            size += more
+        yield pack
+
+
+def _widened(value):
+    """Integers and booleans as int64, which can be summed everywhere."""
+    return tf.cast(value, tf.int64) if value.dtype.is_integer or value.dtype.is_bool else tf.convert_to_tensor(value)
+
+
+class StopVotes(NamedTuple):
+    """What a worker asks of all: how many want to stop for SIGINT, for SIGTERM, or because the time is up."""
+
+    interrupt: float = 0.0
+    terminate: float = 0.0
+    time_up: float = 0.0
 
 
 class Stops:
@@ -165,26 +201,26 @@ class Stops:
     def signal(self):
         return self._stop.came if self._alone else self._agreed
 
-    def wishes(self):
-        """What this worker asks for, for `Updater`; None where there is nobody to ask."""
+    def votes(self):
+        """`StopVotes` of this worker, for `Updater`; None where there is nobody to ask."""
         if self._alone:
             return None
         came = self._stop.came
-        return [came == signal.SIGINT, came == signal.SIGTERM, self._is_chief and self._time_up()]
+        return StopVotes(came == signal.SIGINT, came == signal.SIGTERM, self._is_chief and self._time_up())
 
-    def hear(self, agreed):
-        """Takes what `Updater` returned."""
+    def take_votes(self, votes):
+        """Takes what `Updater` returned, the votes of all; they count when those of the next update come."""
         if self._alone:
             self.out_of_time = self._time_up()
             return
         if self._before is not None:
-            interrupts, terminations, late = self._before.numpy()
-            self._agreed = int(signal.SIGTERM if terminations else signal.SIGINT if interrupts else 0)
-            self.out_of_time = bool(late)
-        self._before = agreed
+            counted = StopVotes(*self._before.numpy())
+            self._agreed = int(signal.SIGTERM if counted.terminate else signal.SIGINT if counted.interrupt else 0)
+            self.out_of_time = bool(counted.time_up)
+        self._before = votes
 
 
-def choose(name, device=''):
+def choose_distribution(name, device=''):
     """The `Distribution` that `--strategy` names; has to come before TensorFlow does anything.
 
     Args:
@@ -230,10 +266,10 @@ def _join_workers(gpus):
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(cluster), task_type=kind, task_id=index, num_accelerators={'GPU': gpus}, rpc_layer='grpc'
     )
-    options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=_PACK_BYTES)
+    note(f'worker {worker} of {workers}: waiting for the others')
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
-    except (*_LOST, tf.errors.UnknownError, RuntimeError) as error:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except (tf.errors.OpError, RuntimeError) as error:
         raise Failure(f'worker {worker} of {workers} could not join the others at {cluster}: '
                       f'{str(error).splitlines()[0][:200]}') from error  # fmt: skip
     return Distribution(strategy, workers, worker)
@@ -254,14 +290,54 @@ def find_job():
                             'host.')  # fmt: skip
         return cluster, kind, index
     if 'SLURM_PROCID' in os.environ:
-        most = 1024  # GPUs are Slurm's business (--gpus-per-task); the resolver only wants as many as there are tasks
-        try:
-            resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-                port_base=int(os.environ.get('SEQUENCING_PORT', 8888)), gpus_per_node=most, gpus_per_task=1,
-                auto_set_gpu=False,
-            )  # fmt: skip
-            return resolver.cluster_spec().as_dict(), *resolver.get_task_info()
-        except (RuntimeError, ValueError) as error:
-            raise UserError(f"Slurm's environment does not describe a job step ({error}): start with srun.") from None
+        return _find_slurm_job()
     raise UserError('--strategy multi_worker needs to know its job: start it with srun under Slurm, or set TF_CONFIG '
                     'on every host; docs/many_machines.md shows both.')  # fmt: skip
+
+
+def _find_slurm_job():
+    """As `find_job`, from the variables that `srun` sets. Ranks fill one host after the other, as nodes are listed."""
+    told = {name: os.environ.get(f'SLURM_{name}', '') for name in ('PROCID', 'STEP_NODELIST', 'STEP_TASKS_PER_NODE')}
+    try:
+        rank, base = int(told['PROCID']), int(os.environ.get('SEQUENCING_PORT', 8888))
+        hosts, tasks = _slurm_hosts(told['STEP_NODELIST']), _slurm_counts(told['STEP_TASKS_PER_NODE'])
+        places = [(node, i) for node, count in enumerate(tasks) for i in range(count)]
+        fits = len(hosts) == len(tasks) and rank < len(places)
+    except ValueError:
+        fits = False
+    if not fits:
+        said = ', '.join(f'SLURM_{name}={value!r}' for name, value in told.items())
+        raise UserError(f"Slurm's environment does not describe a job step ({said}): start with srun.")
+    if int(os.environ.get('SLURM_NODEID', places[rank][0])) != places[rank][0]:
+        raise UserError('the tasks of this job do not fill one host after the other: srun --distribution=block.')
+    return {'worker': [f'{hosts[node]}:{base + i}' for node, i in places]}, 'worker', rank
+
+
+def _slurm_hosts(listed):
+    """Names in a node list such as `gpu[08-10,12],big`, in its order."""
+    hosts = []
+    for name in re.findall(r'(?:[^,\[\]]|\[[^\[\]]*\])+', listed):
+        parts = re.split(r'\[(.*?)\]', name)  # every second one was in brackets
+        choices = [_slurm_numbers(part) if i % 2 else [part] for i, part in enumerate(parts)]
+        hosts += map(''.join, itertools.product(*choices))
+    return hosts
+
+
+def _slurm_numbers(ranges):
+    """`08-10,12` as 08, 09, 10, 12."""
+    numbers = []
+    for one in ranges.split(','):
+        first, _, last = one.partition('-')
+        numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last or first) + 1)]
+    return numbers
+
+
+def _slurm_counts(listed):
+    """`2(x3),1` as 2, 2, 2, 1."""
+    counts = []
+    for one in listed.split(','):
+        found = re.fullmatch(r'(\d+)(?:\(x(\d+)\))?', one)
+        if not found:
+            raise ValueError(one)
+        counts += [int(found[1])] * int(found[2] or 1)
+    return counts

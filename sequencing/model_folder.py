@@ -24,7 +24,7 @@ from sequencing.options import from_dict, to_json
 from sequencing.text import atomic_file
 
 FORMAT = 1
-# What reading a checkpoint that is cut short, overwritten or another model's raises; IndexError where bytes are missing.
+# What reading a damaged checkpoint, or another model's, raises; IndexError where bytes are missing.
 _DAMAGE = (tf.errors.OpError, OSError, AssertionError, ValueError, IndexError)
 
 

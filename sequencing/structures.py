@@ -21,6 +21,14 @@ class Batch(NamedTuple):
     # that stands in where a replica has none, and counts for nothing
 
 
+class Replicas(NamedTuple):
+    """The replicas of one worker among all that train together."""
+
+    first: int = 0  # number of the first one here
+    local: int = 1  # how many are here
+    total: int = 1  # in all workers
+
+
 class AttentionMemory(NamedTuple):
     """What a decoder may look at; made once a batch by the encoder."""
 

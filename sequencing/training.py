@@ -5,7 +5,7 @@ import types
 import numpy as np
 import tensorflow as tf
 
-from sequencing.distribution import WISHES, Distribution
+from sequencing.distribution import Distribution, StopVotes, tf_variable
 from sequencing.structures import Batch, LossParts
 
 BATCH_SIGNATURE = Batch(
@@ -61,7 +61,7 @@ class Updater(tf.Module):
     """Turns batches into updates.
 
     The gradient of an update is that of the summed loss of all its batches, divided by their real target tokens, or by
-    their sentences: how they were cut into batches, and these into the parts of replicas, makes no difference. Every
+    their sentences: how they were cut into batches, and these into the shares of replicas, makes no difference. Every
     replica gathers its own gradients; they are added up over all replicas once an update, and only then looked at. An
     update with a non-finite gradient is skipped and counted. In float16 the loss is scaled up so that small gradients
     survive (Micikevicius et al., 2018); the scale halves when they overflow and doubles after 2000 updates without.
@@ -92,30 +92,29 @@ class Updater(tf.Module):
             with self.distribution.scope():
                 self.sums = [_sum_in_each_replica(v.shape, v.dtype) for v in self.variables_to_train]
                 self.counts = _sum_in_each_replica([self.count_size])
-        parts = (BATCH_SIGNATURE,) * self.distribution.local
-        wishes = tf.TensorSpec([WISHES], tf.float32)
-        self._update = tf.function(self._update_once, input_signature=[parts, wishes], autograph=False)
-        signature = [parts, tf.TensorSpec([], tf.int64)]
+        shares = (BATCH_SIGNATURE,) * self.distribution.replicas.local
+        votes = tf.TensorSpec([len(StopVotes._fields)], tf.float32)
+        self._update = tf.function(self._update_once, input_signature=[shares, votes], autograph=False)
+        signature = [shares, tf.TensorSpec([], tf.int64)]
         self._add = tf.function(self._add_one, input_signature=signature, autograph=False)
-        self._finish = tf.function(self._apply_sums, input_signature=[wishes], autograph=False)
-        self._no_wishes = tf.zeros([WISHES])
+        self._finish = tf.function(self._apply_sums, input_signature=[votes], autograph=False)
 
-    def __call__(self, batches, wishes=None):
+    def __call__(self, batches, votes=None):
         """Makes one update.
 
         Args:
           batches: `accumulate` of them, each a `Batch`, or a tuple with one for every replica of this worker.
-          wishes: `[WISHES]` numbers that this worker tells the others.
+          votes: `StopVotes` of this worker.
         Returns:
-          `[WISHES]` float32, the wishes of all workers added up.
+          float32 vector, the `StopVotes` of all workers added up.
         """
         batches = [(batch,) if isinstance(batch, Batch) else tuple(batch) for batch in batches]
-        wishes = self._no_wishes if wishes is None else tf.constant(np.array(wishes, np.float32))
+        votes = tf.constant(np.array(votes or StopVotes(), np.float32))
         if self.accumulate == 1:
-            return self._update(batches[0], wishes)
-        for i, parts in enumerate(batches):
-            self._add(parts, i)
-        return self._finish(wishes)
+            return self._update(batches[0], votes)
+        for i, shares in enumerate(batches):
+            self._add(shares, i)
+        return self._finish(votes)
 
     def gradients(self, batch, part):
         """Gradients of the summed loss as dense tensors, and the sums as the loss gives them.
@@ -123,11 +122,11 @@ class Updater(tf.Module):
         Args:
           batch: `Batch`; part: scalar int64, its number among the batches of this update, counted over all replicas.
         """
-        many = self.accumulate * self.distribution.replicas
+        many = self.accumulate * self.distribution.replicas.total
         seed = tf.cast(tf.stack([tf.constant(self.seed, tf.int64), self.state.step * many + part]), tf.int32)
         with tf.GradientTape() as tape:
             parts = self.loss(batch, seed, self.state.step)
-            if self.distribution.replicas > 1:  # a replica may have got a stand-in, which counts for nothing
+            if self.distribution.replicas.total > 1:  # a replica may have got a stand-in, which counts for nothing
                 real = tf.reduce_all(batch.index >= 0)
                 parts = type(parts)(*[tf.where(real, x, tf.zeros_like(x)) for x in parts])
             minimised = parts.loss * self.state.loss_scale if self.scale_loss else parts.loss
@@ -135,50 +134,49 @@ class Updater(tf.Module):
         # Dense, because the norm of a sparse gradient would count repeated rows apart.
         return [tf.convert_to_tensor(gradient) for gradient in gradients], parts
 
-    def _update_once(self, parts, wishes):
+    def _update_once(self, shares, votes):
         def in_replica():
-            gradients, sums = self._part_of_replica(parts, 0)
-            return self._reduced(gradients, sums, wishes)
+            gradients, sums = self._of_this_replica(shares, 0)
+            return self._reduced(gradients, sums, votes)
 
         return self._apply(*self.distribution.run(in_replica))
 
-    def _add_one(self, parts, number):
+    def _add_one(self, shares, number):
         def in_replica():
-            gradients, sums = self._part_of_replica(parts, number)
+            gradients, sums = self._of_this_replica(shares, number)
             for total, gradient in zip(self.sums, gradients):
                 total.assign_add(gradient)
             self.counts.assign_add(sums)
 
         self.distribution.run(in_replica)
 
-    def _apply_sums(self, wishes):
+    def _apply_sums(self, votes):
         def in_replica():
-            reduced = self._reduced([tf.identity(total) for total in self.sums], tf.identity(self.counts), wishes)
+            reduced = self._reduced([tf.identity(total) for total in self.sums], tf.identity(self.counts), votes)
             for total in [*self.sums, self.counts]:
                 total.assign(tf.zeros_like(total))
             return reduced
 
         return self._apply(*self.distribution.run(in_replica))
 
-    def _part_of_replica(self, parts, number):
-        """Gradients and flat sums of the asking replica's part of batch `number` of an update."""
-        replica = self.distribution.number()
-        batch = parts[replica - self.distribution.first]
-        gradients, sums = self.gradients(batch, number * self.distribution.replicas + replica)
+    def _of_this_replica(self, shares, number):
+        """Gradients and flat sums of the asking replica's share of batch `number` of an update."""
+        replica, replicas = self.distribution.replica_id(), self.distribution.replicas
+        gradients, sums = self.gradients(shares[replica - replicas.first], number * replicas.total + replica)
         return gradients, _flat(sums)
 
-    def _reduced(self, gradients, sums, wishes):
-        """Adds up over all replicas: gradients, their global norm, and sums with the wishes of all workers behind."""
-        first = self.distribution.number() == self.distribution.first  # speaks for its worker
-        counts = tf.concat([sums, wishes if first else tf.zeros_like(wishes)], axis=0)
-        *gradients, counts = self.distribution.add_up([*gradients, counts])
+    def _reduced(self, gradients, sums, votes):
+        """Adds up over all replicas: gradients, their global norm, and sums with the votes of all workers behind."""
+        speaks = self.distribution.replica_id() == self.distribution.replicas.first  # for its worker
+        counts = tf.concat([sums, votes if speaks else tf.zeros_like(votes)], axis=0)
+        *gradients, counts = self.distribution.all_reduce_sum([*gradients, counts])
         return gradients, tf.linalg.global_norm(gradients), counts
 
     def _apply(self, gradients, norm, counts):
         """Divides, checks, clips and applies summed gradients; arguments as each replica has them from `_reduced`."""
         state, distribution = self.state, self.distribution
-        norm, counts = distribution.any(norm), distribution.any(counts)
-        parts, wishes = counts[: self.count_size], counts[self.count_size :]
+        norm, counts = distribution.local_copy(norm), distribution.local_copy(counts)
+        parts, votes = counts[: self.count_size], counts[self.count_size :]
         scale = 1.0 / parts[self.divisor]
         if self.scale_loss:
             scale /= state.loss_scale
@@ -206,7 +204,7 @@ class Updater(tf.Module):
         if self.scale_loss:
             self._adapt_scale(finite)
         state.step.assign_add(1)
-        return wishes
+        return votes
 
     def _adapt_scale(self, finite):
         state = self.state
@@ -238,5 +236,5 @@ def exchange_with_averages(optimizer, variables):
     """Swaps weights and their moving averages; called twice it leaves everything as it was."""
     for variable, average in zip(variables, optimizer._model_variables_moving_average):
         weights = tf.identity(variable)
-        variable.assign(average.value)
-        average.value.assign(weights)
+        variable.assign(tf_variable(average))
+        tf_variable(average).assign(weights)
