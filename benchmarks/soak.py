@@ -8,6 +8,7 @@ Weights, optimizer, counters and position in the data have to end equal to the b
 the exit code is 1 where anything differs.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -18,7 +19,6 @@ import tempfile
 import time
 
 from absl import flags
-from strategy_overhead import free_ports
 
 from sequencing import cli
 
@@ -39,11 +39,11 @@ def main(argv=None):
 def soak(values):
     seed = random.SystemRandom().randrange(2**31) if values.seed is None else values.seed
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as held:
         from tests.toy import write_task
 
         config = write_task(os.path.join(folder, 'data'), 'sort', chance, words='abcdefghijkl', longest=9)
-        job = lambda name, steps: Job(config, folder, name, steps, values.workers)
+        job = lambda name, steps: held.enter_context(Job(config, folder, name, steps, values.workers))
         steps = steps_for(values.minutes, job)
         kills, began = 0, time.monotonic()
         while True:
@@ -71,24 +71,26 @@ def steps_for(minutes, job):
 
 
 class Job:
-    """One start of a training, in one process or several."""
+    """One start of a training, in one process or several, of which none outlives the context."""
 
     def __init__(self, config, folder, name, steps, workers):
-        from tests.toy import ROOT, train_command
+        from tests.toy import train_command
+        from tests.worker_support import start_workers
 
         settings = [f'train.max_steps={steps}', 'train.save_every=20', 'train.validate_every=500', 'threads=1',
                     'train.log_every=1', f'data.cache_dir={folder}/cache']  # fmt: skip
         command = train_command(config, os.path.join(folder, name), *settings)
-        addresses = [f'127.0.0.1:{port}' for port in free_ports(workers)]
-        self.processes = []
-        for index in range(workers):
-            environment = {**os.environ, 'PYTHONPATH': ROOT, 'CUDA_VISIBLE_DEVICES': '-1'}
-            task = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}
-            if workers > 1:
-                environment['TF_CONFIG'] = json.dumps(task)
-            own = [*command, '--strategy=multi_worker'] if workers > 1 else command
-            shown = subprocess.PIPE if name == 'short' else subprocess.DEVNULL
-            self.processes.append(subprocess.Popen(own, env=environment, cwd=ROOT, stdout=shown, text=True))
+        command.append('--strategy=multi_worker' if workers > 1 else '--strategy=one')
+        shown = subprocess.PIPE if name == 'short' else subprocess.DEVNULL
+        self.processes = start_workers(command, workers, stdout=shown)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for process in self.processes:
+            process.kill()
+            process.wait()
 
     def ends_within(self, seconds):
         """Waits so long, None for as long as it takes; whether all processes ended well."""

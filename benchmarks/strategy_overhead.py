@@ -4,13 +4,13 @@
 
 A Transformer of 6 and 6 layers of 256 units, vocabularies of 8,000, a batch of 64 x 25 divided among the replicas, so
 that all cases compute the same; SGD, without dropout. `ratio` is the time of one device by that of the case: 1 where
-the strategy is free. `exchanged` has the bytes that an update adds up over replicas, and `parameters` those of the
-weights: one all-reduce an update moves each gradient once, and a few sums.
+the strategy is free. Workers divide the threads among them. `exchanged` has the bytes that the graph of an update adds
+up over replicas, `sums` the operations that do it, and `parameters` the bytes of the weights: one all-reduce an update
+moves each gradient once, and a few sums.
 """
 
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,6 +20,8 @@ from absl import flags
 
 from sequencing import cli
 
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # for what tests share
+
 SENTENCES, STEPS, VOCAB, UNITS = 64, 25, 8000, 256
 CASES = ('one', 'mirrored_2', 'mirrored_4', 'workers_2')
 
@@ -27,7 +29,7 @@ CASES = ('one', 'mirrored_2', 'mirrored_4', 'workers_2')
 def define(values):
     flags.DEFINE_integer('rounds', 3, 'times that each case is measured', lower_bound=1, flag_values=values)
     flags.DEFINE_integer('repeats', 10, 'updates timed in a round', lower_bound=1, flag_values=values)
-    flags.DEFINE_integer('threads', 2, 'threads of a process', lower_bound=1, flag_values=values)
+    flags.DEFINE_integer('threads', 2, 'threads of all processes together', lower_bound=1, flag_values=values)
     flags.DEFINE_enum('case', '', ['', *CASES], 'used by this command itself', flag_values=values)
 
 
@@ -47,7 +49,7 @@ def benchmark(values):
             'name': f'strategy_overhead/{case}', 'ratio': round(statistics.median(ratios), 3),
             'spread': [round(ratios[0], 3), round(ratios[-1], 3)], 'ours': round(seconds[0], 4),
             'peer': round(seconds[1], 4), 'unit': 's an update', 'peer_name': 'ours on one device',
-            'exchanged': rounds[0][case]['exchanged'], 'parameters': rounds[0][case]['parameters'],
+            'exchanged': rounds[0][case]['exchanged'], 'sums': rounds[0][case]['sums'], 'parameters': rounds[0][case]['parameters'],
             'shape': f'{SENTENCES} x {STEPS}, {UNITS} units, vocabulary {VOCAB}', 'threads': values.threads,
         }), flush=True)  # fmt: skip
     return 0
@@ -55,33 +57,40 @@ def benchmark(values):
 
 def start(case, values):
     """Runs a case in processes of its own; returns what the first one measured."""
-    command = [sys.executable, __file__, f'--case={case}', f'--threads={values.threads}', f'--repeats={values.repeats}']
-    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path)), 'CUDA_VISIBLE_DEVICES': '-1'}
+    from tests.worker_support import start_workers
+
     workers = int(case.rpartition('_')[2]) if case.startswith('workers') else 1
-    addresses = [f'127.0.0.1:{port}' for port in free_ports(workers)]
-    processes = []
-    for index in range(workers):
-        task = {'cluster': {'worker': addresses}, 'task': {'type': 'worker', 'index': index}}
-        own = {**environment, 'TF_CONFIG': json.dumps(task)} if workers > 1 else environment
-        processes.append(subprocess.Popen(command, env=own, stdout=subprocess.PIPE, text=True))
-    said = [process.communicate()[0] for process in processes]
+    threads = max(1, values.threads // workers)
+    command = [sys.executable, os.path.abspath(__file__), f'--case={case}', f'--threads={threads}',
+               f'--repeats={values.repeats}']  # fmt: skip
+    processes = start_workers(command, workers, stdout=subprocess.PIPE)
+    try:
+        said = [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     if any(process.returncode for process in processes):
         raise SystemExit(f'case {case} failed')
     return json.loads(said[0].splitlines()[-1])
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(('127.0.0.1', 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+def sums_over_replicas(graph):
+    """Bytes of each operation of a `tf.Graph`, or of a function it calls, that adds up over devices or processes."""
+    found = []
+    for operation in graph.get_operations():
+        over_devices = operation.type == 'AddN' and len({value.device for value in operation.inputs}) > 1
+        if over_devices or 'CollectiveReduce' in operation.type or 'NcclAllReduce' in operation.type:
+            value = operation.inputs[0]
+            found.append(value.shape.num_elements() * value.dtype.size)
+        for attribute in operation.node_def.attr.values():
+            for function in [attribute.func, *attribute.list.func]:
+                if function.name:
+                    found += sums_over_replicas(graph._get_function(function.name).graph)
+    return found
 
 
 def measure(values):
-    """Seconds an update, bytes that it adds up over replicas, bytes of the weights."""
+    """Seconds an update, bytes that it adds up over replicas and in how many operations, bytes of the weights."""
     cli.quiet_tensorflow()
     import types
 
@@ -90,7 +99,7 @@ def measure(values):
 
     from build_model import build_model
     from sequencing.config import Config, Seq2SeqConfig, TrainConfig, TransformerDecoderConfig, TransformerEncoderConfig
-    from sequencing.distribution import choose
+    from sequencing.distribution import choose_distribution
     from sequencing.optimizers import build_optimizer
     from sequencing.structures import Batch
     from sequencing.training import TrainingState, Updater
@@ -100,16 +109,7 @@ def measure(values):
     if kind == 'mirrored':
         devices = [tf.config.LogicalDeviceConfiguration()] * int(count)
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0], devices)
-    distribution = choose({'workers': 'multi_worker'}.get(kind, kind))
-    exchanged = []
-    add_up = distribution.add_up
-
-    def add_up_and_note(tensors):
-        if distribution.replicas > 1 and distribution.number() == distribution.first:
-            exchanged.append(sum(x.shape.num_elements() * x.dtype.size for x in tensors))
-        return add_up(tensors)
-
-    distribution.add_up = add_up_and_note
+    distribution = choose_distribution({'workers': 'multi_worker'}.get(kind, kind))
     sizes = dict(layers=6, size=UNITS, heads=4, hidden_size=4 * UNITS, dropout=0.0, attention_dropout=0.0,
                  hidden_dropout=0.0)  # fmt: skip
     config = Config(
@@ -126,16 +126,17 @@ def measure(values):
     rows = np.arange(SENTENCES)
     ids = np.random.default_rng(1).integers(4, VOCAB, [SENTENCES, STEPS]).astype(np.int32)
     mask = np.ones([SENTENCES, STEPS], bool)
-    first, local, replicas = distribution.parts() or (0, 1, 1)
-    parts = [rows[i::replicas] for i in range(first, first + local)]
-    batch = tuple(Batch(*[tf.constant(field[part]) for field in (ids, mask, ids, mask, rows)]) for part in parts)
+    first, local, total = distribution.replicas
+    shares = [rows[i::total] for i in range(first, first + local)]
+    batch = tuple(Batch(*[tf.constant(field[share]) for field in (ids, mask, ids, mask, rows)]) for share in shares)
     seconds = []
     for _ in range(3 + values.repeats):
         began = time.perf_counter()
         update([batch]).numpy()
         seconds.append(time.perf_counter() - began)
-    distribution.from_chief([0])
-    return {'seconds': statistics.median(seconds[3:]), 'exchanged': exchanged[0] if exchanged else 0,
+    distribution.wait_for_all()
+    sums = sums_over_replicas(update._update.get_concrete_function().graph)
+    return {'seconds': statistics.median(seconds[3:]), 'exchanged': sum(sums), 'sums': len(sums),
             'parameters': sum(v.shape.num_elements() * v.dtype.size for v in model.trainable_variables)}  # fmt: skip
 
 

@@ -21,7 +21,7 @@ export SEQUENCING_PORT=$((20000 + SLURM_JOB_ID % 10000)) # another job on the sa
 srun --kill-on-bad-exit=1 python nmt_train.py --strategy multi_worker \
     --config_file recipes/wmt14_ende.py --config config_wmt14_ende --model_dir runs/wmt14_ende
 code=$?
-if [ "$code" = 1 ] || [ "$code" = 137 ]; then
-    scontrol requeue "$SLURM_JOB_ID" # a machine was lost: go on from the last checkpoint
+if { [ "$code" = 1 ] || [ "$code" = 137 ]; } && [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ]; then
+    scontrol requeue "$SLURM_JOB_ID" # a machine was lost, it seems: go on from the last checkpoint, three times at most
 fi
 exit "$code"

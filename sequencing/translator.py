@@ -11,7 +11,7 @@ tells the log-probability of given translations.
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from queue import Queue
+from queue import LifoQueue
 
 import numpy as np
 import tensorflow as tf
@@ -45,14 +45,17 @@ class Translator:
     Args:
       model: has `decoding_modes` and `translate(src_ids, src_mask, limits, options) -> Hypotheses`.
       config: `Config`; src_vocab, trg_vocab: `Vocab`s.
+      device: where it computes, such as GPU:0; None for where TensorFlow likes.
+      load_copies: called without arguments when there is first work for them, gives `Translator`s of the same model on
+        other devices.
     """
 
-    def __init__(self, model, config, src_vocab, trg_vocab):
+    def __init__(self, model, config, src_vocab, trg_vocab, device=None, load_copies=list):
+        self.device, self._load_copies, self._copies = device, load_copies, None
         self.model, self.config = model, config
         self.src_vocab, self.trg_vocab = src_vocab, trg_vocab
         self.is_flow = config.model.kind == 'flowseq'
         self._functions, self._scorers, self._rescorers = {}, {}, {}
-        self.device, self.copies = None, [self]  # where it computes; itself and its copies on other devices
 
     def translate(self, lines, prefixes=None, shortlist=None, **options):
         """Translates a list of lines to a list of lines, in order; the others as in `stream`."""
@@ -190,11 +193,10 @@ class Translator:
 
     def _on_all_devices(self, decode, batches):
         """What `decode(translator, batch)` gives for each batch, in order; on several devices side by side."""
-        if len(self.copies) == 1:
-            yield from (decode(self, batch) for batch in batches)
-            return
-        idle = Queue()
-        for copy in self.copies:
+        idle = LifoQueue()  # whoever has worked already comes first: the others may never have to trace their graphs
+        if len(batches) > 1 and self._copies is None:
+            self._copies = self._load_copies()
+        for copy in [*(self._copies or ()), self]:
             idle.put(copy)
 
         def decode_somewhere(batch):
@@ -205,7 +207,10 @@ class Translator:
             finally:
                 idle.put(copy)
 
-        with ThreadPoolExecutor(len(self.copies)) as pool:
+        if not self._copies or len(batches) < 2:
+            yield from map(decode_somewhere, batches)
+            return
+        with ThreadPoolExecutor(idle.qsize()) as pool:
             yield from pool.map(decode_somewhere, batches)
 
     def _candidates(self, found, row, options):
@@ -301,13 +306,15 @@ def load(model_dir, checkpoint='best', precision=None):
 
 def load_on(devices, model_dir, checkpoint='best', precision=None):
     """As `load`, on several devices, such as GPU:0: what is translated is divided among them, and stays in order."""
-    copies = []
-    for device in devices:
+    if isinstance(model_dir, (str, os.PathLike)) and os.path.isdir(model_dir):
+        checkpoint = checkpoint_path(model_dir, checkpoint)  # the same for all, though a training may write another one
+
+    def load_copy(device, load_copies=list):
         with tf.device(device):
-            copies.append(load(model_dir, checkpoint, precision))
-        copies[-1].device = device
-    copies[0].copies = copies
-    return copies[0]
+            found = load(model_dir, checkpoint, precision)
+        return Translator(found.model, found.config, found.src_vocab, found.trg_vocab, device, load_copies)
+
+    return load_copy(devices[0], lambda: [load_copy(device) for device in devices[1:]])
 
 
 def join(folders, translators):

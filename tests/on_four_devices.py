@@ -19,7 +19,7 @@ import nmt_infer  # noqa: E402
 import nmt_train  # noqa: E402
 from build_model import build_model  # noqa: E402
 from sequencing.config import TrainConfig  # noqa: E402
-from sequencing.distribution import Distribution, choose, mirrored  # noqa: E402
+from sequencing.distribution import Distribution, choose_distribution, mirrored, tf_variable  # noqa: E402
 from sequencing.flow_config import FlowTrainConfig  # noqa: E402
 from sequencing.objectives import Likelihood, build_objective  # noqa: E402
 from sequencing.optimizers import build_optimizer  # noqa: E402
@@ -38,23 +38,21 @@ def cpus(count):
     return mirrored([f'CPU:{i}' for i in range(count)])
 
 
-def parts_of(batch, distribution, rows=slice(None)):
-    """The parts of a batch's `rows` for all replicas; one pair stands in where there are too few."""
+def shares_of(batch, distribution, rows=slice(None)):
+    """The shares of a batch's `rows` for all replicas; one pair stands in where there are too few."""
     rows = np.arange(batch.index.shape[0])[rows]
-    parts = []
-    for i in range(distribution.replicas):
-        mine = rows[i :: distribution.replicas]
-        part = Batch(*[tf.gather(field, mine if len(mine) else rows[:1]) for field in batch])
-        parts.append(part if len(mine) else part._replace(index=tf.constant([-1], tf.int64)))
-    return tuple(parts)
+    replicas, shares = distribution.replicas.total, []
+    for i in range(replicas):
+        mine = rows[i::replicas]
+        share = Batch(*[tf.gather(field, mine if len(mine) else rows[:1]) for field in batch])
+        shares.append(share if len(mine) else share._replace(index=tf.constant([-1], tf.int64)))
+    return tuple(shares)
 
 
 def copies(distribution, variables):
     """Every replica's value of each variable."""
-    values = [getattr(variable, 'value', variable) for variable in variables]
-    values = [variable if isinstance(variable, tf.Variable) else original for variable, original in
-              zip(values, variables)]  # fmt: skip
-    return [[copy.numpy() for copy in distribution.strategy.experimental_local_results(value)] for value in values]
+    local = distribution.strategy.experimental_local_results
+    return [[copy.numpy() for copy in local(tf_variable(variable))] for variable in variables]
 
 
 class Training:
@@ -84,7 +82,7 @@ class Training:
     def do(self, batch, pieces=1):
         """One update from a batch cut into `pieces`."""
         rows = np.array_split(np.arange(batch.index.shape[0]), pieces)
-        self.update([parts_of(batch, self.distribution, some) for some in rows])
+        self.update([shares_of(batch, self.distribution, some) for some in rows])
 
 
 class ReplicasTest(tf.test.TestCase):
@@ -204,14 +202,14 @@ class ReplicasTest(tf.test.TestCase):
             training = Training(config, vocab, distribution, start)
             for phase in training.objective.phases:
                 training.objective.begin(phase, inputs)
-            found.append(copies(distribution, training.model.variables))
-        changed = 0
-        for one, two in zip(*found):
-            self.assertAllEqual(two[0], two[1])
-            self.assertAllClose(two[0], one[0], atol=1e-6)
-        for variable, old in zip(found[1], start):
-            changed += not np.array_equal(variable[0], old)
-        self.assertGreater(changed, 3)
+            found.append([copies(distribution, some) for some in
+                          (training.model.variables, training.model.trainable_variables)])  # fmt: skip
+        (one, _), (two, trained) = found
+        for alone, both in zip(one, two, strict=True):
+            self.assertAllEqual(both[0], both[1])
+            self.assertAllClose(both[0], alone[0], atol=1e-6)
+        changed = [not np.array_equal(variable[0], old) for variable, old in zip(trained, start, strict=True)]
+        self.assertGreater(sum(changed), 3)
 
     def test_dropout_differs_between_replicas_and_likelihood_asks_for_it(self):
         config, vocab, start, batch = self.prepare('rnn')
@@ -291,7 +289,7 @@ class ScriptTest(unittest.TestCase):
         self.assertIn('leave one of them out', said)
 
     def test_mirrored_takes_all_devices(self):
-        self.assertEqual((choose('mirrored').replicas, choose('auto').replicas, choose('one').replicas), (4, 1, 1))
+        self.assertEqual([choose_distribution(name).replicas.total for name in ('mirrored', 'auto', 'one')], [4, 1, 1])
 
 
 if __name__ == '__main__':

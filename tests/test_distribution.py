@@ -1,5 +1,6 @@
 """Many devices: their tests in a process of their own, and how data are divided."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,11 +10,15 @@ import unittest
 from unittest import mock
 
 import numpy as np
+import tensorflow as tf
 
 import build_inputs
+from nmt_train import check_alike, settings_key
+from sequencing.config import Config
 from sequencing.config_files import load_config
-from sequencing.distribution import find_job
-from sequencing.errors import UserError
+from sequencing.distribution import Distribution, find_job
+from sequencing.errors import Failure, UserError
+from sequencing.structures import Replicas
 from tests.support import seeds
 from tests.toy import ROOT, write_task
 
@@ -43,6 +48,22 @@ class JobTest(unittest.TestCase):
         with self.assertRaisesRegex(UserError, 'start with srun'):
             self.found(SLURM_PROCID='0')
 
+    def test_slurm_numbers_tasks_in_the_order_of_its_node_list(self):
+        """Names sorted as text would put node10 before node9."""
+        job = {'SLURM_STEP_NODELIST': 'node[9-11]', 'SLURM_STEP_TASKS_PER_NODE': '1(x3)', 'SEQUENCING_PORT': '2000'}
+        addresses = ['node9:2000', 'node10:2000', 'node11:2000']
+        for rank in range(3):
+            self.assertEqual(self.found(SLURM_PROCID=str(rank), **job), ({'worker': addresses}, 'worker', rank))
+        job = {'SLURM_STEP_NODELIST': 'gpu-b[098-100,3]-ib,gpu-a7', 'SLURM_STEP_TASKS_PER_NODE': '1(x2),2,1(x2)'}
+        names = ['gpu-b098-ib:8888', 'gpu-b099-ib:8888', 'gpu-b100-ib:8888', 'gpu-b100-ib:8889', 'gpu-b3-ib:8888',
+                 'gpu-a7:8888']  # fmt: skip
+        self.assertEqual(self.found(SLURM_PROCID='3', SLURM_NODEID='2', **job), ({'worker': names}, 'worker', 3))
+        with self.assertRaisesRegex(UserError, 'distribution=block'):
+            self.found(SLURM_PROCID='3', SLURM_NODEID='3', **job)
+        for wrong in ({'SLURM_STEP_TASKS_PER_NODE': '1(x4)'}, {'SLURM_STEP_NODELIST': 'a[1-x],b'}):
+            with self.assertRaisesRegex(UserError, 'start with srun'):
+                self.found(SLURM_PROCID='0', **{**job, **wrong})
+
     def test_tf_config_tells_them_too(self):
         cluster = {'chief': ['a:1'], 'worker': ['b:2', 'c:3']}
         told = {'cluster': cluster, 'task': {'type': 'worker', 'index': 1}}
@@ -57,7 +78,44 @@ class JobTest(unittest.TestCase):
             self.found()
 
 
-class PartsTest(unittest.TestCase):
+class FailuresTest(unittest.TestCase):
+    """What is said of a job's failures."""
+
+    def check(self, error, lost):
+        job = Distribution(workers=1)
+        job.workers, job.worker = 2, 1
+        with self.assertRaises(Failure if lost else type(error)) as found, job.lost_workers_told():
+            raise error
+        if lost:
+            self.assertIn('worker 1 of 2 lost touch with another one', str(found.exception))
+
+    def test_only_what_tells_of_a_lost_worker_is_called_so(self):
+        errors = tf.errors
+        self.check(errors.UnavailableError(None, None, 'Socket closed'), True)
+        self.check(errors.InternalError(None, None, 'unexpected exception in check alive: gone'), True)
+        for kind in (errors.InternalError, errors.InvalidArgumentError, errors.FailedPreconditionError,
+                     errors.AbortedError, errors.CancelledError):  # fmt: skip
+            self.check(kind(None, None, 'Incompatible shapes: [2] and [3]'), False)
+        with self.assertRaises(errors.UnavailableError), Distribution().lost_workers_told():
+            raise errors.UnavailableError(None, None, 'a file server is away')
+
+    def test_workers_that_differ_are_refused(self):
+        job = Distribution()
+        check_alike(job, 'configuration', 'a')
+        job.workers = 3
+        job.from_all = lambda numbers: np.array([numbers, numbers, [numbers[0] + 1]])
+        with self.assertRaisesRegex(UserError, 'the configuration of worker 2 is not that of worker 0'):
+            check_alike(job, 'configuration', 'a')
+
+    def test_machines_may_have_other_threads_and_folders_and_nothing_else(self):
+        config = Config()
+        data = dataclasses.replace(config.data, cache_dir='elsewhere')
+        other = dataclasses.replace(config, model_dir='there', threads=7, data=data)
+        self.assertEqual(settings_key(config), settings_key(other))
+        self.assertNotEqual(settings_key(config), settings_key(dataclasses.replace(other, seed=config.seed + 1)))
+
+
+class SharesTest(unittest.TestCase):
     def setUp(self):
         super().setUp()
         self.random = seeds(self)
@@ -69,30 +127,30 @@ class PartsTest(unittest.TestCase):
         vocabs = build_inputs.build_vocabs(config, os.path.join(scratch.name, 'vocab'))
         self.inputs = build_inputs.build_parallel_inputs(config, *vocabs, os.path.join(scratch.name, 'cache'))
 
-    def test_parts_hold_every_pair_of_a_batch_once(self):
+    def test_shares_hold_every_pair_of_a_batch_once(self):
         whole = list(self.inputs.one_epoch(3))
         for workers, local in ((1, 2), (2, 1), (3, 2), (1, 1)):
-            replicas = workers * local
-            streams = [list(self.inputs.one_epoch(3, (worker * local, local, replicas))) for worker in range(workers)]
+            streams = [list(self.inputs.one_epoch(3, Replicas(worker * local, local, workers * local)))
+                       for worker in range(workers)]  # fmt: skip
             seen = []
             for step, (batch, position) in enumerate(whole):
-                parts = []
+                shares = []
                 for stream in streams:
                     self.assertEqual(stream[step][1], position)
                     self.assertEqual(len(stream[step][0]), local)
-                    parts += stream[step][0]
-                real = [part for part in parts if part.index[0] >= 0]
-                self.assertEqual(sorted(np.concatenate([part.index for part in real])), sorted(batch.index))
-                sizes = [len(part.index) if part.index[0] >= 0 else 0 for part in parts]
+                    shares += stream[step][0]
+                real = [share for share in shares if share.index[0] >= 0]
+                self.assertEqual(sorted(np.concatenate([share.index for share in real])), sorted(batch.index))
+                sizes = [len(share.index) if share.index[0] >= 0 else 0 for share in shares]
                 self.assertLessEqual(max(sizes) - min(sizes), 1)
-                self.assertEqual(sum(part.trg_mask.sum() for part in real), batch.trg_mask.sum())
-                self.assertTrue(all(len(part.index) == 1 for part in parts if part.index[0] < 0))
-                seen += [number for part in real for number in part.index]
+                self.assertEqual(sum(share.trg_mask.sum() for share in real), batch.trg_mask.sum())
+                self.assertTrue(all(len(share.index) == 1 for share in shares if share.index[0] < 0))
+                seen += [number for share in real for number in share.index]
             self.assertEqual([len(stream) for stream in streams], [len(whole)] * workers)
             self.assertEqual(sorted(seen), list(range(self.inputs.size)))
 
     def test_datasets_give_what_batches_do(self):
-        replicas = (1, 2, 3)
+        replicas = Replicas(1, 2, 3)
         for (got, after), (want, position) in zip(self.inputs.dataset(None, replicas).take(5),
                                                   self.inputs.batches(None, replicas)):  # fmt: skip
             self.assertEqual([int(part) for part in after], list(position))

@@ -1,6 +1,7 @@
 """Storage that fails: one clear message, and the last good checkpoint still loads."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import io
@@ -135,13 +136,28 @@ class TrainingFaultsTest(unittest.TestCase):
     def test_a_folder_that_cannot_be_written_is_told(self):
         self.check_refused('cannot be written', os.path.join(self.config_file, 'model'))
 
+    def check_told(self, error, message):
+        with self.assertRaisesRegex(UserError, message), nmt_train.lack_of_room_told('runs/model'):
+            raise error
+
+    def test_a_lack_of_room_on_a_disk_is_not_called_one_of_memory(self):
+        exhausted = lambda said: tf.errors.ResourceExhaustedError(None, None, said)
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            reason = os.strerror(number)
+            self.check_told(exhausted(f'runs/model/x; {reason}'), f'could not read or write runs/model: .*{reason}')
+            self.check_told(OSError(number, reason, 'text.src'), f'could not read or write text.src: {reason}')
+        self.check_told(OSError(errno.EIO, 'failed'), 'could not read or write runs/model: failed')
+        self.check_told(exhausted('OOM when allocating tensor with shape[9,9]'), 'out of memory: .*allocating tensor')
+        with self.assertRaises(ConnectionError), nmt_train.lack_of_room_told('runs/model'):
+            raise ConnectionError(errno.ECONNRESET, 'reset')
+
     def test_a_training_on_a_full_disk_ends_with_a_message(self):
         command = train_command(self.config_file, os.path.join(self.folder, 'model'), 'train.save_every=2')
         environment = {**os.environ, 'PYTHONPATH': ROOT, 'CUDA_VISIBLE_DEVICES': '-1'}
-        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        found = subprocess.run(command, cwd=ROOT, env=environment, preexec_fn=limit, capture_output=True, text=True)
+        limited = ['bash', '-c', 'ulimit -f 20; exec "$@"', 'bash', *command]  # kB a file
+        found = subprocess.run(limited, cwd=ROOT, env=environment, capture_output=True, text=True)
         self.assertEqual(found.returncode, 2, found.stderr)
-        self.assertIn('could not write', found.stderr)
+        self.assertRegex(found.stderr, 'could not (read or )?write')
         self.assertNotIn('Traceback', found.stderr)
 
 

@@ -14,14 +14,26 @@ from tests.test_resume import everything_in
 from tests.toy import ROOT, train_command, write_task
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
+def start_workers(command, workers, **options):
+    """Starts a command as all workers of a job on this machine, or alone; returns the processes, the chief first.
+
+    Args:
+      options: of `subprocess.Popen`.
+    """
+    sockets = [socket.socket() for _ in range(workers)]
     for one in sockets:
         one.bind(('127.0.0.1', 0))
-    ports = [one.getsockname()[1] for one in sockets]
+    addresses = [f'127.0.0.1:{one.getsockname()[1]}' for one in sockets]
     for one in sockets:
         one.close()
-    return ports
+    started = []
+    for index in range(workers):
+        environment = {**os.environ, 'PYTHONPATH': ROOT, 'CUDA_VISIBLE_DEVICES': '-1'}
+        if workers > 1:
+            task = {'type': 'worker', 'index': index}
+            environment['TF_CONFIG'] = json.dumps({'cluster': {'worker': addresses}, 'task': task})
+        started.append(subprocess.Popen(command, text=True, env=environment, cwd=ROOT, **options))
+    return started
 
 
 class WorkersTestCase(unittest.TestCase):
@@ -47,16 +59,8 @@ class WorkersTestCase(unittest.TestCase):
     def start(self, name, workers):
         """Starts a training; returns its processes, the chief first."""
         command = train_command(self.config_file, os.path.join(self.folder, name), *self.settings)
-        addresses = [f'127.0.0.1:{port}' for port in free_ports(workers)]
-        started = []
-        for index in range(workers):
-            environment = {**os.environ, 'PYTHONPATH': ROOT, 'CUDA_VISIBLE_DEVICES': '-1'}
-            if workers > 1:
-                task = {'type': 'worker', 'index': index}
-                environment['TF_CONFIG'] = json.dumps({'cluster': {'worker': addresses}, 'task': task})
-            strategy = '--strategy=multi_worker' if workers > 1 else '--strategy=one'
-            started.append(subprocess.Popen([*command, strategy], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                            text=True, env=environment, cwd=ROOT))  # fmt: skip
+        command.append('--strategy=multi_worker' if workers > 1 else '--strategy=one')
+        started = start_workers(command, workers, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.processes += started
         return started
 
