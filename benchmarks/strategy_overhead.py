@@ -49,7 +49,7 @@ def benchmark(values):
             'name': f'strategy_overhead/{case}', 'ratio': round(statistics.median(ratios), 3),
             'spread': [round(ratios[0], 3), round(ratios[-1], 3)], 'ours': round(seconds[0], 4),
             'peer': round(seconds[1], 4), 'unit': 's an update', 'peer_name': 'ours on one device',
-            'exchanged': rounds[0][case]['exchanged'], 'sums': rounds[0][case]['sums'], 'parameters': rounds[0][case]['parameters'],
+            **{name: rounds[0][case][name] for name in ('exchanged', 'sums', 'parameters')},
             'shape': f'{SENTENCES} x {STEPS}, {UNITS} units, vocabulary {VOCAB}', 'threads': values.threads,
         }), flush=True)  # fmt: skip
     return 0
