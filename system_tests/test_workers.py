@@ -1,4 +1,4 @@
-"""Two worker processes are stopped by SIGTERM, and one is killed: they end where one process does."""
+"""Two worker processes are stopped by SIGTERM, and each of them is killed: they end where undisturbed ones do."""
 
 import os
 import signal
@@ -34,7 +34,38 @@ class StoppedWorkersTest(WorkersTestCase):
         said = self.end(self.start('two', 2), [0, 0])
         self.assertIn('going on from', said[0])
         self.assertIn('validation at step 120', said[0])
-        self.check_same()
+        self.check_close('one', 'two')
+
+
+class DisturbedWorkersTest(WorkersTestCase):
+    """With dropout, and noise that every replica draws: to the bit, as two workers are compared with two."""
+
+    steps = 120
+
+    def check_disturbed(self, config):
+        self.end(self.start('undisturbed', 2, config), [0, 0])
+
+        chief, other = self.start('disturbed', 2, config)
+        wait_for(chief, 'step 9 ')
+        chief.send_signal(signal.SIGINT)
+        self.end([chief, other], [130, 130])
+
+        chief, other = self.start('disturbed', 2, config)
+        self.assertIn('going on from', wait_for(chief, 'step 30 '))
+        chief.kill()
+        said = self.end([chief, other], [-signal.SIGKILL, 1])
+        self.assertIn('Start the job again', said[1])
+        self.assertNotIn('Traceback', said[1])
+
+        said = self.end(self.start('disturbed', 2, config), [0, 0])
+        self.assertIn('going on from', said[0])
+        self.check_equal('undisturbed', 'disturbed')
+
+    def test_a_flow_in_its_phases(self):
+        self.check_disturbed('config_toy_flow')
+
+    def test_a_transformer_with_adamw_and_averages(self):
+        self.check_disturbed('config_toy_transformer')
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ class TwoWorkersTest(WorkersTestCase):
         self.assertNotIn('Traceback', said[0])
         said = self.end(self.start('two', 2), [0, 0])
         self.assertIn('going on from', said[0])
-        self.check_same()
+        self.check_close('one', 'two')
 
 
 if __name__ == '__main__':

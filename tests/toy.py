@@ -29,6 +29,18 @@ def config_toy():
     )
 
 
+def config_toy_transformer():
+    toy = config_toy()
+    return dataclasses.replace(
+        toy,
+        model=Seq2SeqConfig(
+            embedding_size=16, encoder=TransformerEncoderConfig(layers=1, size=16, heads=2, hidden_size=24),
+            decoder=TransformerDecoderConfig(layers=1, size=16, heads=2, hidden_size=24),
+        ),
+        train=dataclasses.replace(toy.train, optimizer='adamw', weight_decay=0.1, ema=0.9),
+    )
+
+
 def config_toy_flow():
     toy = config_toy()
     return dataclasses.replace(
