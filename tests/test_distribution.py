@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+import types
 import unittest
 from unittest import mock
 
@@ -19,6 +21,7 @@ from sequencing.config_files import load_config
 from sequencing.distribution import Distribution, find_job
 from sequencing.errors import Failure, UserError
 from sequencing.structures import Replicas
+from sequencing.translator import Translator
 from tests.support import seeds
 from tests.toy import ROOT, write_task
 
@@ -113,6 +116,32 @@ class FailuresTest(unittest.TestCase):
         other = dataclasses.replace(config, model_dir='there', threads=7, data=data)
         self.assertEqual(settings_key(config), settings_key(other))
         self.assertNotEqual(settings_key(config), settings_key(dataclasses.replace(other, seed=config.seed + 1)))
+
+
+class CopiesTest(unittest.TestCase):
+    """How a `Translator` with copies on other devices divides its work."""
+
+    def test_copies_are_loaded_when_there_is_work_for_them(self):
+        config = types.SimpleNamespace(model=types.SimpleNamespace(kind='seq2seq'))
+        loaded = []
+
+        def load_copies():
+            loaded.append([Translator(None, config, None, None, f'CPU:{i}') for i in (0, 0)])
+            return loaded[-1]
+
+        def decode(translator, batch):
+            workers.add(translator)
+            if len(workers) < 3 and batch < 3:
+                time.sleep(0.05)  # so that no one does all
+            return -batch
+
+        first, workers = Translator(None, config, None, None, 'CPU:0', load_copies), set()
+        self.assertEqual(list(first._on_all_devices(decode, [7])), [-7])
+        self.assertEqual((loaded, workers), ([], {first}))
+        for _ in range(2):
+            self.assertEqual(list(first._on_all_devices(decode, range(9))), [-i for i in range(9)])
+        self.assertEqual(len(loaded), 1)
+        self.assertEqual(workers, {first, *loaded[0]})
 
 
 class SharesTest(unittest.TestCase):
