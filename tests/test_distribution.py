@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 import types
 import unittest
 from unittest import mock
@@ -123,7 +123,7 @@ class CopiesTest(unittest.TestCase):
 
     def test_copies_are_loaded_when_there_is_work_for_them(self):
         config = types.SimpleNamespace(model=types.SimpleNamespace(kind='seq2seq'))
-        loaded = []
+        loaded, together = [], threading.Barrier(3)
 
         def load_copies():
             loaded.append([Translator(None, config, None, None, f'CPU:{i}') for i in (0, 0)])
@@ -131,8 +131,8 @@ class CopiesTest(unittest.TestCase):
 
         def decode(translator, batch):
             workers.add(translator)
-            if len(workers) < 3 and batch < 3:
-                time.sleep(0.05)  # so that no one does all
+            if batch < 3:
+                together.wait(60)  # so that no one does all
             return -batch
 
         first, workers = Translator(None, config, None, None, 'CPU:0', load_copies), set()
