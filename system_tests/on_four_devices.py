@@ -1,0 +1,32 @@
+"""What `test_distribution.py` runs in a process of its own: the long forms of `tests/on_four_devices.py`."""
+
+import unittest
+
+from sequencing.distribution import Distribution
+from tests import on_four_devices
+
+WAYS = [(1, 3), (2, 1), (3, 2), (4, 1), (4, 2), (4, 3)]  # devices, and batches an update
+
+
+class LongReplicasTest(on_four_devices.ReplicasTestCase):
+    def test_every_family_has_the_same_gradient_on_any_number_of_replicas(self):
+        for family in ('rnn', 'transformer', 'flow'):
+            with self.subTest(family):
+                self.check_same_gradient(family, WAYS)
+
+    def test_ten_updates_end_at_the_same_weights(self):
+        config, vocab, start, _ = self.prepare('rnn', learning_rate=0.3, clip_norm=0.5, ema=0.7)
+        batches = [self.batch(vocab, self.random.randint(3, 9)) for _ in range(10)]
+        ends = []
+        for distribution in (Distribution(), on_four_devices.cpus(2)):
+            training = on_four_devices.Training(config, vocab, distribution, start)
+            for batch in batches:
+                training.do(batch)
+            averages = on_four_devices.copies(distribution, training.optimizer._model_variables_moving_average)
+            ends.append(training.weights() + [average[0] for average in averages])
+        for got, want in zip(*ends, strict=True):
+            self.assertAllClose(got, want, atol=1e-5)
+
+
+if __name__ == '__main__':
+    unittest.main()
