@@ -6,7 +6,6 @@ N lines in, N lines out, in order. Reads standard input and writes standard outp
 """
 
 import contextlib
-import gzip
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import sys
 from sequencing import cli
 from sequencing.config_files import load_config
 from sequencing.errors import UserError
-from sequencing.text import atomic_file, encode_line, read_lines
+from sequencing.text import encode_line, output_file, read_lines
 
 USAGE = """
 Translates text with a trained model: N lines in, N lines out, in order.
@@ -182,12 +181,8 @@ def open_output(path):
     folder = os.path.dirname(path) or '.'
     if os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise UserError(f'--output_file {path}: cannot be written; give the name of a file in a folder that exists.')
-    with atomic_file(path) as raw:
-        if path.endswith('.gz'):
-            with gzip.GzipFile('', 'wb', fileobj=raw, mtime=0) as file:
-                yield file
-        else:
-            yield raw
+    with output_file(path) as file:
+        yield file
 
 
 def best(result):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from sequencing.search import MODES, rows_per_source, search
 
 
-class Ensemble:
+class Ensemble(tf.Module):
     """p(y[t] | y[<t], x) is the mean of what the models say: of probabilities, not of their logarithms.
 
     The mean of probabilities is a distribution as it is, so that scores need no further normalisation, and a model that
@@ -20,7 +20,8 @@ class Ensemble:
     decoding_modes = MODES
     rows_per_source = staticmethod(rows_per_source)
 
-    def __init__(self, models):
+    def __init__(self, models, name='ensemble'):
+        super().__init__(name=name)
         self.models = list(models)
         self.bos_id, self.eos_id = self.models[0].bos_id, self.models[0].eos_id
 

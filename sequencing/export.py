@@ -4,16 +4,19 @@ Everything here is made of TensorFlow operations alone, so that a file that hold
 """
 
 import contextlib
+import math
 import os
 import tempfile
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from sequencing import flowseq_decoding
 from sequencing.blocks import Rows
 from sequencing.errors import UserError
 from sequencing.feedback import logsumexp
+from sequencing.model_folder import checkpoint_path
 from sequencing.multi_head_attention import penalty_where
 from sequencing.transformer import TransformerDecoder
 
@@ -21,11 +24,23 @@ MOST_BYTES = 2**31 - 2**27  # that a protocol buffer or a flatbuffer holds, with
 WHITE_SPACE = r'[\t-\r\x{1c}-\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]'
 
 
-def check_size(folder, model):
-    """Refuses a model whose weights no single file of either format holds."""
-    size = sum(4 * variable.shape.num_elements() for variable in model.variables)
+def check_size(folders, checkpoint):
+    """Refuses models whose weights together no single file of either format holds.
+
+    Checkpoints are asked, because a loaded model keeps its weights in forms of several kinds.
+    """
+    size = 0
+    for folder in folders:
+        shapes = tf.train.load_checkpoint(checkpoint_path(folder, checkpoint)).get_variable_to_shape_map()
+        size += sum(4 * math.prod(shape) for key, shape in shapes.items() if is_weight(key))
     if size > MOST_BYTES:
-        raise UserError(f'{folder} has {size / 2**30:.1f} GiB of weights; an exported file holds 2 GiB at most.')
+        raise UserError(f'{",".join(folders)}: {size / 2**30:.1f} GiB of weights; an exported file holds '
+                        f'{MOST_BYTES / 2**30:.1f} GiB at most.')  # fmt: skip
+
+
+def is_weight(key):
+    """Whether this key of a checkpoint holds a weight of the model, and not the optimizer's slot for one."""
+    return key.startswith('model/') and '.OPTIMIZER_SLOT' not in key
 
 
 @contextlib.contextmanager
@@ -63,11 +78,15 @@ def ended(src_ids, pad_id, eos_id):
     return tf.where(places == end, eos_id, longer), places <= end
 
 
-def output_limits(src_mask, max_length):
-    """The longest outputs `[B]` int32, EOS not counted, as `Translator` has them; 0 where the source is empty."""
-    lengths = tf.reduce_sum(tf.cast(src_mask, tf.int32), axis=1)
-    limits = tf.fill(tf.shape(lengths), max_length) if max_length else 2 * lengths + 18
-    return tf.where(lengths > 1, limits, 0)
+def output_limits(src_mask, options, longest_source):
+    """The longest outputs `[B]` int32, EOS not counted, as `Translator` has them; 0 where the source is empty.
+
+    Args:
+      src_mask: `[B, S + 1]` bool, EOS counted; options: `DecodeOptions`; longest_source: int, at least S.
+    """
+    limits = options.limits(np.arange(longest_source + 1))  # a table: LiteRT has no float64 to compute them with
+    limits[0] = 0
+    return tf.gather(limits, tf.reduce_sum(tf.cast(src_mask, tf.int32), axis=1) - 1)
 
 
 # Decoding in tensors of one size ------------------------------------------------------------------------------------

@@ -200,6 +200,28 @@ def output_file(path):
             yield raw
 
 
+@contextlib.contextmanager
+def scratch_beside(paths):
+    """A folder for scratch files beside the first of the files to write, which is gone when the `with` block ends.
+
+    Raises:
+      UserError: a file's folder is not there or cannot be written, which is told before the block; in the block, what
+        could not be read or written.
+    """
+    for path in paths:
+        folder = os.path.dirname(os.path.abspath(path))
+        if os.path.isdir(path):
+            raise UserError(f'{path} is a folder; name the file to write.')
+        if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+            raise UserError(f'{path}: cannot be written; give the name of a file in a folder that exists.')
+    folder = os.path.dirname(os.path.abspath(paths[0]))
+    try:
+        with tempfile.TemporaryDirectory(prefix='.scratch.', dir=folder) as scratch:
+            yield scratch
+    except OSError as error:
+        raise UserError(f'{error.filename or folder}: cannot be read or written: {error.strerror}.') from error
+
+
 class atomic_file:
     """A binary file to write that takes its name only when the `with` block ends well."""
 

@@ -280,6 +280,14 @@ def restore_averages(model, path, train):
     exchange_with_averages(optimizer, model.trainable_variables)
 
 
+def folders_of(model_dir):
+    """The list of model folders that `model_dir` means: one, a list, or names parted by commas."""
+    if not isinstance(model_dir, (str, os.PathLike)):
+        return [os.fspath(folder) for folder in model_dir]
+    model_dir = os.fspath(model_dir)
+    return [model_dir] if os.path.isdir(model_dir) else [name for name in model_dir.split(',') if name] or ['']
+
+
 def load(model_dir, checkpoint='best', precision=None):
     """Loads a trained model, or several as an ensemble.
 
@@ -292,11 +300,7 @@ def load(model_dir, checkpoint='best', precision=None):
     Raises:
       UserError: there is no model, or it cannot be read; or models that cannot be joined.
     """
-    if isinstance(model_dir, (str, os.PathLike)):
-        model_dir = os.fspath(model_dir)
-        folders = [model_dir] if os.path.isdir(model_dir) else [name for name in model_dir.split(',') if name] or ['']
-    else:
-        folders = [os.fspath(folder) for folder in model_dir]
+    folders = folders_of(model_dir)
     if len(folders) == 1:
         return load_one(folders[0], checkpoint, precision)
     if checkpoint not in ('best', 'last'):

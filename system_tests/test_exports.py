@@ -4,7 +4,8 @@ import dataclasses
 import unittest
 
 from tests.export_support import ExportChecks
-from tests.numpy_support import AUTOREGRESSIVE, FLOWS, scratch_folder
+from tests.numpy_support import AUTOREGRESSIVE, FLOWS
+from tests.support import scratch_folder
 
 
 class EveryExportTest(ExportChecks, unittest.TestCase):

@@ -1,7 +1,5 @@
 """What tests of exports share: what was exported, moved elsewhere, its model deleted, run in a process without us."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -10,7 +8,7 @@ import sys
 
 import sequencing
 from tests.numpy_support import margin, write_model_folder
-from tests.support import seeds
+from tests.support import run_tool, seeds
 from tools import export_savedmodel, export_tflite
 
 WORDS = [f'w{i}' for i in range(21)]
@@ -55,14 +53,6 @@ def run_elsewhere(program, asked, folder):
     return json.loads(done.stdout)
 
 
-def export(tool, *arguments):
-    """Runs an exporting tool; returns its exit code and what it said on standard error."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        code = tool.main([tool.__name__, *arguments])
-    return code, said.getvalue()
-
-
 def lines_of(draw):
     """Lines of words, known and unknown, one of them blank and one as long as a LiteRT file takes."""
     return ['', *[' '.join(draw.choices([*WORDS, 'unknown'], k=n)) for n in (LONGEST, 3, 1, 6)]]
@@ -74,16 +64,23 @@ class ExportChecks:
     def exported(self, tool, draw, name, model_config, *arguments):
         """Exports a model with random weights, moves what was written and deletes the model.
 
+        A tuple of configurations, in place of one, makes an ensemble.
+
         Returns:
           the original's `Translator`, and the folder of the export.
         """
-        model_dir, made, moved = (os.path.join(self.folder, name + end) for end in ('', '.made', '.moved'))
-        write_model_folder(model_dir, model_config, draw, WORDS)
+        made, moved = (os.path.join(self.folder, name + end) for end in ('.made', '.moved'))
+        configs = model_config if isinstance(model_config, tuple) else (model_config,)
+        folders = [os.path.join(self.folder, f'{name}{i}') for i in range(len(configs))]
+        for folder, config in zip(folders, configs):
+            write_model_folder(folder, config, draw, WORDS)
+        model_dir = ','.join(folders)
         translator = sequencing.load(model_dir)
-        code, said = export(tool, f'--model_dir={model_dir}', f'--output_dir={made}', *arguments)
+        code, _, said = run_tool(tool.main, f'--model_dir={model_dir}', f'--output_dir={made}', *arguments)
         self.assertEqual(code, 0, said)
         shutil.move(made, moved)
-        shutil.rmtree(model_dir)
+        for folder in folders:
+            shutil.rmtree(folder)
         return translator, moved
 
     def check_same(self, translator, line, options, ids, score):

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 import tensorflow as tf
@@ -130,18 +129,12 @@ FLOWS = {
 }
 
 
-def scratch_folder(add_cleanup):
-    """A new folder that is removed when what `add_cleanup` belongs to is over."""
-    folder = tempfile.TemporaryDirectory()
-    add_cleanup(folder.cleanup)
-    return folder.name
-
-
-def write_model_folder(folder, model_config, random, words, deviation=0.15):
-    """A model folder as a training leaves it, with every weight random; returns its `Config`."""
+def write_model_folder(folder, model_config, random, words, deviation=0.15, **fields):
+    """A model folder as a training leaves it, with every weight random; returns its `Config`, with `fields` of it."""
     config = Config(
-        data=DataConfig(joint_vocab=model_config.share_embeddings), model=model_config, seed=random.randrange(2**31)
-    )
+        data=DataConfig(joint_vocab=model_config.share_embeddings), model=model_config, seed=random.randrange(2**31),
+        **fields,
+    )  # fmt: skip
     spells = getattr(model_config.encoder, 'kind', '') == 'ava'
     vocab = Vocab(sorted({*' '.join(words)}), delimiter='') if spells else Vocab(words)
     model = build_model(config, vocab, vocab)

@@ -1,8 +1,11 @@
-"""What tests share: seeds that vary from run to run, and the folder of goldens."""
+"""What tests share: seeds that vary from run to run, scratch folders, commands as users run them, goldens."""
 
+import contextlib
+import io
 import os
 import random
 import sys
+import tempfile
 import unittest
 
 _SEED = int(os.environ.get('SEQUENCING_TEST_SEED') or random.SystemRandom().randrange(2**31))
@@ -12,6 +15,34 @@ print(f'SEQUENCING_TEST_SEED={_SEED}', file=sys.stderr)
 def seeds(test):
     """A random.Random for one test, from the run's seed (printed; set SEQUENCING_TEST_SEED to repeat) and its name."""
     return random.Random(f'{_SEED} {test.id()}')
+
+
+def run_tool(main, *arguments):
+    """Runs a script's main; returns its exit code and what it wrote on standard output and standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    out.buffer = io.BytesIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(['script.py', *arguments])
+    return code, out.getvalue() + out.buffer.getvalue().decode(), err.getvalue()
+
+
+def scratch_folder(add_cleanup):
+    """A new folder that is removed when what `add_cleanup` belongs to is over."""
+    folder = tempfile.TemporaryDirectory()
+    add_cleanup(folder.cleanup)
+    return folder.name
+
+
+class FolderTest(unittest.TestCase):
+    """Base: a scratch folder and a seed for each test."""
+
+    def setUp(self):
+        super().setUp()
+        self.draw = seeds(self)
+        self.folder = scratch_folder(self.addCleanup)
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
 
 
 def shared_folder(*parts):

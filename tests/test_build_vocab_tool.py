@@ -7,6 +7,7 @@ import tempfile
 import unittest
 
 from sequencing.vocab import SentencePieceVocab, Vocab
+from tests.support import run_tool
 from tools import build_vocab
 
 
@@ -24,10 +25,8 @@ class BuildVocabTest(unittest.TestCase):
 
     def run_tool(self, *flags):
         """The exit code and what was said on standard error."""
-        said = io.StringIO()
-        with contextlib.redirect_stderr(said):
-            code = build_vocab.main(['build_vocab.py', *flags])
-        return code, said.getvalue()
+        code, _, said = run_tool(build_vocab.main, *flags)
+        return code, said
 
     def test_models_and_lists_are_written_and_read_back(self):
         for kind, size in (('unigram', 30), ('bpe', 40)):

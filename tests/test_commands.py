@@ -1,7 +1,5 @@
 """The two scripts as a user meets them: every mistake has one message and exit code 2, every line its answer."""
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -18,7 +16,7 @@ import nmt_train
 from sequencing.config import Config
 from sequencing.config_files import load_config
 from sequencing.options import from_dict, override, to_dict
-from tests.support import seeds
+from tests.support import run_tool, seeds
 from tests.toy import ROOT, write_task
 from tools import plot_attention, score
 
@@ -31,15 +29,6 @@ ODD = (
     b'a\xe2\x80\xa8b \x0c \xc2\x85 c\n'  # a line separator, a form feed, a next line: none of them ends a line
     b'a b'  # no final end of line
 )
-
-
-def run(main, *arguments):
-    """Runs a script's main; returns its exit code and what it wrote on standard output and standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    out.buffer = io.BytesIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(['script.py', *arguments])
-    return code, out.getvalue() + out.buffer.getvalue().decode(), err.getvalue()
 
 
 class CommandTest(unittest.TestCase):
@@ -63,7 +52,7 @@ class CommandTest(unittest.TestCase):
     @classmethod
     def train(cls, *more):
         common = ('--config=config_toy', f'--config_file={cls.config}', f'--model_dir={cls.model_dir}', cls.cache)
-        return run(nmt_train.main, *common, *more)
+        return run_tool(nmt_train.main, *common, *more)
 
     def write(self, name, data):
         path = os.path.join(self.folder, name)
@@ -72,7 +61,7 @@ class CommandTest(unittest.TestCase):
         return path
 
     def infer(self, *arguments):
-        return run(nmt_infer.main, f'--model_dir={self.model_dir}', *arguments)
+        return run_tool(nmt_infer.main, f'--model_dir={self.model_dir}', *arguments)
 
     def test_setup(self):
         code, out, _ = self.trained
@@ -129,7 +118,7 @@ class CommandTest(unittest.TestCase):
             ranks = [output['rank_score'] for output in value['nbest']]
             self.assertEqual(ranks, sorted(ranks, reverse=True))
         model = f'--model_dir={self.model_dir}'
-        code, out, _ = run(score.main, f'--hypothesis={target}', f'--test_src={source}', model)
+        code, out, _ = run_tool(score.main, f'--hypothesis={target}', f'--test_src={source}', model)
         self.assertEqual(code, 0)
         for got, value in zip(out.split(), values):
             self.assertAlmostEqual(float(got), value['score'], delta=2e-5 * max(1, abs(value['score'])))
@@ -147,13 +136,13 @@ class CommandTest(unittest.TestCase):
         code, out, err = self.infer(f'--test_src={source}', f'--test_trg={target}')
         self.assertEqual((code, len(out.splitlines())), (0, 2))
         self.assertRegex(err, r'BLEU = [\d.]+ \(.*version')
-        code, out, _ = run(score.main, f'--hypothesis={source}', f'--test_trg={target}')
+        code, out, _ = run_tool(score.main, f'--hypothesis={source}', f'--test_trg={target}')
         self.assertEqual(code, 0)
         self.assertRegex(out, r'BLEU = 100')
 
     def test_a_picture_of_attention_is_drawn(self):
         path = os.path.join(self.folder, 'attention.png')
-        code, _, err = run(plot_attention.main, f'--model_dir={self.model_dir}', '--sentence=a b c d e',
+        code, _, err = run_tool(plot_attention.main, f'--model_dir={self.model_dir}', '--sentence=a b c d e',
                            f'--output_file={path}')  # fmt: skip
         if code:  # an untrained model may answer with nothing, and then there is nothing to draw
             self.assertIn('its translation is empty', err)
@@ -185,7 +174,7 @@ class CommandTest(unittest.TestCase):
             ((model, good, 'left'), "unexpected argument 'left'"),
             ((model, good, '--test_trg=' + self.write('long.trg', b'a\nb\n')), '2 lines'),
         ):
-            code, _, err = run(nmt_infer.main, *arguments)
+            code, _, err = run_tool(nmt_infer.main, *arguments)
             self.assertEqual(code, 2, (arguments, err))
             self.assertIn(told, err)
             self.assertEqual(len(err.strip().splitlines()), 1, err)
@@ -217,7 +206,7 @@ class CommandTest(unittest.TestCase):
         ):
             fresh = os.path.join(self.folder, 'fresh')
             common = ['--config=config_toy', f'--config_file={self.config}', f'--model_dir={fresh}', self.cache]
-            code, _, err = run(nmt_train.main, *common, *arguments)
+            code, _, err = run_tool(nmt_train.main, *common, *arguments)
             self.assertEqual(code, 2, (arguments, err))
             self.assertIn(told, err)
             self.assertFalse(os.path.exists(os.path.join(fresh, 'config.json')), arguments)
@@ -235,11 +224,11 @@ class CommandTest(unittest.TestCase):
         other, data = os.path.join(self.folder, 'resumed'), os.path.join(self.folder, 'changing')
         config = write_task(data, 'copy', seeds(self))
         common = ('--config=config_toy', f'--config_file={config}', f'--model_dir={other}', self.cache)
-        self.assertEqual(run(nmt_train.main, *common, '--set=train.max_steps=1')[0], 0)
+        self.assertEqual(run_tool(nmt_train.main, *common, '--set=train.max_steps=1')[0], 0)
         with open(os.path.join(data, 'train.src'), 'a') as src, open(os.path.join(data, 'train.trg'), 'a') as trg:
             src.write('a\n')
             trg.write('a\n')
-        code, _, err = run(nmt_train.main, *common, '--set=train.max_steps=2')
+        code, _, err = run_tool(nmt_train.main, *common, '--set=train.max_steps=2')
         self.assertEqual(code, 2)
         self.assertIn('the training text is not what', err)
 
@@ -247,7 +236,7 @@ class CommandTest(unittest.TestCase):
         other = os.path.join(self.folder, 'again')
         common = ('--config=config_toy', f'--config_file={self.config}', f'--model_dir={other}', self.cache)
         for _ in range(2):
-            code, out, _ = run(nmt_train.main, *common, '--restart', '--set=train.max_steps=1')
+            code, out, _ = run_tool(nmt_train.main, *common, '--restart', '--set=train.max_steps=1')
             self.assertEqual(code, 0)
             self.assertNotIn('going on', out)
         self.assertTrue(os.path.exists(f'{other}.old-1/config.json'))
@@ -264,7 +253,7 @@ class CommandTest(unittest.TestCase):
 
     def test_a_warm_start_takes_what_fits(self):
         other = os.path.join(self.folder, 'warm')
-        code, out, err = run(
+        code, out, err = run_tool(
             nmt_train.main, '--config=config_toy', f'--config_file={self.config}', f'--model_dir={other}', self.cache,
             f'--init_from={self.model_dir}', '--set=model.decoder.readout_size=24', '--set=train.max_steps=1',
         )  # fmt: skip
@@ -275,7 +264,7 @@ class CommandTest(unittest.TestCase):
 
     def test_explain_says_everything_and_trains_nothing(self):
         fresh = os.path.join(self.folder, 'explained')
-        code, out, _ = run(nmt_train.main, '--config=config_toy', f'--config_file={self.config}', self.cache,
+        code, out, _ = run_tool(nmt_train.main, '--config=config_toy', f'--config_file={self.config}', self.cache,
                            f'--model_dir={fresh}', '--explain', '--set=train.max_steps=77')  # fmt: skip
         self.assertEqual(code, 0)
         self.assertRegex(out, r'train.max_steps +77 +command line')
@@ -287,7 +276,7 @@ class CommandTest(unittest.TestCase):
 
     def test_help_names_every_flag(self):
         for script in (nmt_train, nmt_infer, score, plot_attention):
-            code, out, _ = run(script.main, '--help')
+            code, out, _ = run_tool(script.main, '--help')
             self.assertEqual(code, 0)
             self.assertIn('python ', out)
             known = flags.FlagValues()

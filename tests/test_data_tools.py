@@ -1,26 +1,15 @@
 """tools/filter_data.py and tools/shuffle_data.py as commands."""
 
 import collections
-import contextlib
 import gzip
-import io
 import os
 import unittest
 
-from tests.numpy_support import scratch_folder
-from tests.support import seeds
+from tests.support import FolderTest, run_tool
 from tools import filter_data, shuffle_data
 
 
-class ToolTest(unittest.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.draw = seeds(self)
-        self.folder = scratch_folder(self.addCleanup)
-
-    def path(self, name):
-        return os.path.join(self.folder, name)
-
+class ToolTest(FolderTest):
     def write(self, name, content):
         content = content if isinstance(content, bytes) else content.encode('utf-8')
         with (gzip.open if name.endswith('.gz') else open)(self.path(name), 'wb') as file:
@@ -31,17 +20,10 @@ class ToolTest(unittest.TestCase):
         with (gzip.open if name.endswith('.gz') else open)(self.path(name), 'rb') as file:
             return file.read().decode('utf-8')
 
-    def run_tool(self, tool, *flags):
-        """The exit code and what was said on standard error."""
-        said = io.StringIO()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            code = tool.main([tool.__name__, *flags])
-        return code, said.getvalue()
-
     def check_refused(self, tool, cases):
         before = sorted(os.listdir(self.folder))
         for flags, message in cases:
-            code, said = self.run_tool(tool, *flags)
+            code, _, said = run_tool(tool.main, *flags)
             self.assertEqual(code, 2, said)
             self.assertIn(message, said)
         self.assertEqual(sorted(os.listdir(self.folder)), before)
@@ -53,8 +35,8 @@ class FilterTest(ToolTest):
         for side in (0, 1):
             self.write(f'in{side}{ends[0]}', ''.join(pair[side] + '\n' for pair in pairs))
         names = [f'out{side}{ends[1]}' for side in (0, 1)]
-        code, said = self.run_tool(
-            filter_data, f'--src={self.path(f"in0{ends[0]}")}', f'--trg={self.path(f"in1{ends[0]}")}',
+        code, _, said = run_tool(
+            filter_data.main, f'--src={self.path(f"in0{ends[0]}")}', f'--trg={self.path(f"in1{ends[0]}")}',
             f'--output_src={self.path(names[0])}', f'--output_trg={self.path(names[1])}', *flags,
         )  # fmt: skip
         self.assertEqual(code, 0, said)
@@ -89,6 +71,9 @@ class FilterTest(ToolTest):
         han = self.filter(pairs, *off[:3], '--src_script=Han,Hiragana', ends=('.gz', '.gz'))[0]
         self.assertEqual(han, pairs[4:])
         self.assertEqual(self.filter(pairs, *off[:3], '--src_script=Han', '--min_script=0.6')[0], [pairs[4]])
+        japanese = [('コーヒー', 'coffee'), ('ラーメン', 'noodles'), ('々', 'again'), ('кофе', 'coffee')]
+        self.assertEqual(self.filter(japanese, '--src_script=Katakana', '--min_script=1')[0], japanese[:2])
+        self.assertEqual(self.filter(japanese, '--src_script=Han', '--min_script=1')[0], japanese[2:3])
         characters = self.filter(pairs, '--unit=characters', '--min_length=2', '--max_ratio=2')[0]
         self.assertEqual(characters, [pairs[5]])
 
@@ -101,7 +86,7 @@ class FilterTest(ToolTest):
         src = self.write('src', b'\xef\xbb\xbfone\r\ntwo\x0b2\nthree \xff\nfour')
         trg = self.write('trg', 'eins\nzwei\u0085\ndrei\nvier\n')
         files = [f'--src={src}', f'--trg={trg}', f'--output_src={src}', f'--output_trg={trg}']
-        code, said = self.run_tool(filter_data, *files)
+        code, _, said = run_tool(filter_data.main, *files)
         self.assertEqual(code, 0, said)
         self.assertIn('3 of 4 pairs kept; dropped: 1 damaged', said)
         self.assertEqual((self.read('src'), self.read('trg')), ('one\ntwo\x0b2\nfour\n', 'eins\nzwei\u0085\nvier\n'))
@@ -117,13 +102,16 @@ class FilterTest(ToolTest):
             ((f'--src={src}', f'--trg={trg}', outputs[0], f'--output_trg={self.path("x")}'), 'the same file'),
             ((f'--src={src}', f'--trg={trg}', *outputs, '--min_length=9', '--max_length=8'), 'is below'),
             ((f'--src={src}', f'--trg={trg}', *outputs, '--unit=bytes'), 'bytes'),
+            ((f'--src={src}', f'--trg={trg}', *outputs, '--max_ratio=0.8'), 'would drop every pair'),
+            ((f'--src={src}', f'--trg={short}', outputs[0], f'--output_trg={self.path("none/y")}'), 'none/y: cannot'),
+            ((f'--src={src}', f'--trg={short}', outputs[0], f'--output_trg={self.folder}'), 'is a folder'),
         ))  # fmt: skip
 
 
 class ShuffleTest(ToolTest):
     def shuffle(self, inputs, outputs, *flags):
         paths = [','.join(self.path(name) for name in names) for names in (inputs, outputs)]
-        code, said = self.run_tool(shuffle_data, f'--input={paths[0]}', f'--output={paths[1]}', *flags)
+        code, _, said = run_tool(shuffle_data.main, f'--input={paths[0]}', f'--output={paths[1]}', *flags)
         self.assertEqual(code, 0, said)
         return said
 
@@ -145,6 +133,20 @@ class ShuffleTest(ToolTest):
         self.shuffle(['a', 'b.gz'], ['a', 'b2'], f'--seed={self.draw.randrange(2, 10**6)}')
         self.assertNotEqual(self.read('a'), self.read('a2'))
         self.assertEqual(sorted(self.read('a').split('\n')), sorted(self.read('a2').split('\n')))
+
+    def test_memory_decides_the_parts_and_not_the_order(self):
+        count = 13_000
+        self.write('short', ''.join(f'{i}\n' for i in range(count)))
+        self.assertIn('in 1 parts', self.shuffle(['short'], ['whole']))
+        # So short that each takes far more memory than bytes: what seemed one part is divided.
+        said = self.shuffle(['short'], ['divided'], '--memory=1')
+        self.assertGreater(int(said.split()[-2]), count * shuffle_data.OF_A_RECORD // 10**6)
+        self.assertEqual(self.read('divided'), self.read('whole'))
+        self.assertEqual(sorted(map(int, self.read('whole').split())), list(range(count)))
+        self.write('long', ''.join(f'{i} {"x" * 400_000}\n' for i in range(7)))
+        said = self.shuffle(['long'], ['long2'], '--memory=1')  # two to a part, and one where one is not enough
+        self.assertEqual(sorted(self.read('long2').split('\n')), sorted(self.read('long').split('\n')))
+        self.assertEqual(sorted(os.listdir(self.folder)), ['divided', 'long', 'long2', 'short', 'whole'])
 
     def test_all_orders_are_as_likely(self):
         self.write('a', '1\n2\n3\n')
@@ -170,6 +172,7 @@ class ShuffleTest(ToolTest):
             ((f'--input={a},{a}', f'--output={out},{out}'), 'names a file twice'),
             ((f'--input={a},{b}', f'--output={out},{out}2'), 'has no counterpart'),
             ((f'--input={a}', f'--output={self.path("none/out")}'), 'cannot be written'),
+            ((f'--input={a},{b}', f'--output={out},{self.path("none/out")}'), 'none/out: cannot be written'),
             ((f'--input={self.folder}', f'--output={out}'), 'is a folder'),
         ))  # fmt: skip
 

@@ -65,6 +65,12 @@ class DocsTest(unittest.TestCase):
                 self.assertIn(f'({name})', index)
                 self.assertIn(f'\n{name[:-3]}\n', index)
 
+    def test_the_chinese_tutorial_has_the_same_blocks(self):
+        pages = [text_of(os.path.join(DOCS, name)) for name in ('tutorial.md', 'tutorial.zh.md')]
+        english, chinese = map(BLOCK.findall, pages)
+        self.assertGreater(len(english), 10)
+        self.assertEqual(chinese, english)
+
     def test_files_that_are_named_exist(self):
         for path in PAGES:
             for name in FILES.findall(what_is_here(path)):

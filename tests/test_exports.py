@@ -2,45 +2,40 @@
 
 import json
 import os
-import types
 import unittest
+from unittest import mock
 
 import tensorflow as tf
 
+import sequencing
+from build_model import build_model
+from sequencing import export
+from sequencing.config import DecodeConfig
 from sequencing.errors import UserError
-from sequencing.export import GraphVocab, check_size
+from sequencing.export import GraphVocab
 from sequencing.flow_config import FlowPriorConfig
 from sequencing.vocab import Vocab
-from tests.export_support import WORDS, ExportChecks, export
-from tests.numpy_support import AUTOREGRESSIVE, FLOWS, flow, scratch_folder, write_model_folder
-from tests.support import seeds
+from tests.export_support import LITE_FILES, WORDS, ExportChecks, run_elsewhere
+from tests.numpy_support import AUTOREGRESSIVE, FLOWS, flow, write_model_folder
+from tests.support import FolderTest, run_tool, scratch_folder, seeds
 from tools import export_savedmodel, export_tflite
 
 SMALL_FLOW = flow(prior=FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2))  # two couplings
 
 
-class ExportTest(ExportChecks, unittest.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.folder = scratch_folder(self.addCleanup)
+class ExportTest(ExportChecks, FolderTest):
+    """`system_tests/test_exports.py` has all kinds of parts."""
 
-    def test_saved_models_of_every_family(self):
-        beam = {'decode': 'beam', 'beam_size': 3, 'length_penalty': 0.7, 'max_length': 11}
-        greedy = {'decode': 'greedy'}
+    def test_saved_models(self):
+        beam = {'decode': 'beam', 'beam_size': 3, 'length_penalty': 0.7, 'max_length': 7}
+        noisy = {'decode': 'iw', 'nlen': 2, 'ntr': 2, 'iw_k': 3, 'tau': 0.7, 'seed': self.draw.randrange(1000)}
         self.check_saved_models({
-            'rnn': (AUTOREGRESSIVE['rnn'], beam),
-            'transformer': (AUTOREGRESSIVE['transformer'], beam),
-            'conv': (AUTOREGRESSIVE['conv'], greedy),
-            'flow': (SMALL_FLOW, {'decode': 'argmax'}),
+            'ensemble': ((AUTOREGRESSIVE['rnn'], AUTOREGRESSIVE['transformer']), beam),
+            'flow': (SMALL_FLOW, noisy),
         })  # fmt: skip
 
-    def test_lite_files_of_every_family(self):
-        self.check_lite_files({
-            'rnn': AUTOREGRESSIVE['rnn_gru'],
-            'transformer': AUTOREGRESSIVE['transformer_rotary'],
-            'conv': AUTOREGRESSIVE['conv'],
-            'flow': SMALL_FLOW,
-        })  # fmt: skip
+    def test_lite_files(self):
+        self.check_lite_files({'transformer': AUTOREGRESSIVE['transformer_rotary'], 'flow': SMALL_FLOW})
 
 
 class ExportFlagsTest(ExportChecks, unittest.TestCase):
@@ -53,24 +48,36 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
         cls.model_dir = os.path.join(cls.folder, 'model')
         write_model_folder(cls.model_dir, AUTOREGRESSIVE['conv'], seeds(cls('test_smaller_weights')), WORDS)
 
+    def setUp(self):
+        super().setUp()
+        self.draw = seeds(self)
+
     def path(self, name):
         return os.path.join(self.folder, name)
 
     def test_smaller_weights(self):
-        sizes = []
+        sizes, asked = {}, []
+        line = ' '.join(self.draw.choices(WORDS, k=5))
+        translator = sequencing.load(self.model_dir)
+        ids = translator.src_vocab.encode(line).tolist()
         for weights in ('float32', 'float16', 'int8'):
             output, limits = self.path(weights), ('--max_src_length=5', '--max_length=6')
             flags = f'--model_dir={self.model_dir}', f'--output_dir={output}', f'--weights={weights}'
-            code, said = export(export_tflite, *flags, *limits)
+            code, _, said = run_tool(export_tflite.main, *flags, *limits)
             self.assertEqual(code, 0, said)
-            sizes.append(os.path.getsize(os.path.join(output, 'model.tflite')))
+            asked.append((output, [ids]))
+            sizes[weights] = os.path.getsize(os.path.join(output, 'model.tflite'))
             with open(os.path.join(output, 'export.json'), encoding='utf-8') as file:
                 notes = json.load(file)
             self.assertEqual((notes['max_src_length'], notes['max_length'], notes['trg']['eos_id']), (5, 6, 3))
             vocab = Vocab.load(output, 'trg')
             self.assertEqual(vocab.tokens[4:], WORDS)
-        self.assertEqual(sizes, sorted(sizes, reverse=True))
-        self.assertLess(sizes[2], 0.6 * sizes[0])
+        self.assertLess(sizes['float16'], 0.7 * sizes['float32'])
+        self.assertLess(sizes['int8'], sizes['float16'])
+        for [found], bound in zip(run_elsewhere(LITE_FILES, asked, self.folder), (1e-3, 1e-2, 0.3)):
+            pieces = translator.trg_vocab.pieces(found['ids'][: found['lengths']])
+            [score] = translator.score([line], [pieces])
+            self.assertLess(abs(found['scores'] - score), bound)  # the original's, of what this one said
 
     def test_mistakes_have_one_message_and_leave_nothing(self):
         before = sorted(os.listdir(self.folder))
@@ -85,9 +92,11 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
             (export_savedmodel, (f'--model_dir={self.path("none")}', output), 'no such model folder'),
             (export_savedmodel, (model, output, '--decode=argmax'), 'it has beam, greedy, sample, mbr'),
             (export_savedmodel, (model, output, '--decode=mbr'), 'outside the graph'),
+            (export_savedmodel, (model, output, '--decode=npd'), 'by a second model'),
             (export_savedmodel, (model, output, '--beam=3'), '--beam_size?'),
+            (export_tflite, (model, output, '--max_src_length=1001'), 'reads 1000 tokens'),
         ):
-            code, said = export(tool, *flags)
+            code, _, said = run_tool(tool.main, *flags)
             self.assertEqual(code, 2, said)
             self.assertIn(message, said)
         self.assertEqual(sorted(os.listdir(self.folder)), before)
@@ -95,9 +104,33 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
     def test_what_the_interpreter_has_not_is_refused_by_name(self):
         with self.assertRaisesRegex(UserError, 'transform nlsq'):
             export_tflite.check_interpreter_has_it('folder', FLOWS['flow_recurrent'])
-        table = tf.TensorSpec([2**16, 2**13], tf.float32)
-        with self.assertRaisesRegex(UserError, '2.0 GiB of weights'):
-            check_size('folder', types.SimpleNamespace(variables=[table]))
+
+    def test_modes_of_the_model_folder_are_refused_too(self):
+        config = AUTOREGRESSIVE['conv']
+        for mode, message in (('mbr', 'comparing their text'), ('sample', 'which the signature does not take')):
+            folder = self.path(f'of {mode}')
+            write_model_folder(folder, config, self.draw, WORDS, decode=DecodeConfig(mode=mode))
+            code, _, said = run_tool(export_savedmodel.main, f'--model_dir={folder}', f'--output_dir={folder}.saved')
+            self.assertEqual(code, 2, said)
+            self.assertIn(message, said)
+            self.assertFalse(os.path.exists(f'{folder}.saved'))
+
+    def test_sizes_are_those_of_checkpoints(self):
+        folder = self.path('transformer')
+        config = write_model_folder(folder, AUTOREGRESSIVE['transformer'], self.draw, WORDS)
+        vocab = Vocab(WORDS)
+        size = sum(4 * v.shape.num_elements() for v in build_model(config, vocab, vocab).variables)
+        flags = f'--model_dir={folder}', f'--output_dir={folder}.saved'
+        for folders, needed in (([folder], size), ([folder, folder], 2 * size)):
+            with mock.patch.object(export, 'MOST_BYTES', needed):
+                export.check_size(folders, 'best')
+            with mock.patch.object(export, 'MOST_BYTES', needed - 1), self.assertRaises(UserError):
+                export.check_size(folders, 'best')
+        for tool in (export_savedmodel, export_tflite):
+            with mock.patch.object(export, 'MOST_BYTES', size - 1):
+                code, _, said = run_tool(tool.main, *flags)
+            self.assertEqual(code, 2, said)
+            self.assertIn('GiB of weights', said)
 
 
 class GraphVocabTest(tf.test.TestCase):

@@ -18,8 +18,8 @@ from sequencing.translator import Translator, load, pad
 from sequencing.vocab import Vocab
 from tests.families import make_translator, save_translator
 from tests.flow_support import tiny_flow_model
-from tests.support import seeds
-from tests.test_commands import ODD, run
+from tests.support import run_tool, seeds
+from tests.test_commands import ODD
 from tests.test_reranking import mean_utility_by_hand
 from tools import score
 
@@ -75,7 +75,7 @@ class FlowTranslationTest(tf.test.TestCase):
         return path
 
     def infer(self, *arguments):
-        return run(nmt_infer.main, f'--model_dir={self.flow}', *arguments)
+        return run_tool(nmt_infer.main, f'--model_dir={self.flow}', *arguments)
 
     def candidates(self, lines):
         """All candidates of npd and mbr, without what ranks them: for each line, text to log p(y | z, x)."""
@@ -210,7 +210,8 @@ class FlowTranslationTest(tf.test.TestCase):
         with open(target) as file:
             values = [json.loads(line) for line in file]
         self.assertEqual({value['candidates'] for value in values}, {0, 1})
-        code, out, err = run(score.main, f'--hypothesis={target}', f'--test_src={source}', f'--model_dir={self.flow}')
+        arguments = f'--hypothesis={target}', f'--test_src={source}', f'--model_dir={self.flow}'
+        code, out, err = run_tool(score.main, *arguments)
         self.assertEqual((code, err), (0, ''))
         for text, value in list(zip(out.split(), values))[:5]:
             self.assertNear(float(text), value['score'], 2e-5 * max(1, abs(value['score'])))

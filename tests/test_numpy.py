@@ -23,31 +23,23 @@ from sequencing_np import noise as numpy_noise
 from sequencing_np.model_file import ModelFile, Weights, quantise, read_model, vocabs, write_model
 from sequencing_np.seq2seq import DECODERS, Seq2Seq
 from tests import strict_arrays
-from tests.numpy_support import AUTOREGRESSIVE, convert, scratch_folder, write_model_folder
-from tests.support import seeds
-from tests.test_commands import ODD, run
+from tests.numpy_support import AUTOREGRESSIVE, convert, write_model_folder
+from tests.support import FolderTest, run_tool, scratch_folder, seeds
+from tests.test_commands import ODD
 from tests.toy import ROOT
 from tools import ckpt2npz
 
 WORDS = [f'w{i}' for i in range(19)]
 
 
-class FolderTest(unittest.TestCase):
-    """Base: a scratch folder and a seed for each test."""
-
-    def setUp(self):
-        super().setUp()
-        self.draw = seeds(self)
-        self.folder = scratch_folder(self.addCleanup)
-
-    def path(self, name):
-        return os.path.join(self.folder, name)
+class ArrayTest(FolderTest):
+    """Base: random arrays too."""
 
     def numbers(self, *shape):
         return np.random.default_rng(self.draw.randrange(2**31)).normal(size=shape).astype(np.float32)
 
 
-class ModelFileTest(FolderTest):
+class ModelFileTest(ArrayTest):
     def write(self, name, **options):
         weights = {
             'a/kernel': self.numbers(211, 307) * np.exp(3 * self.numbers(307)),
@@ -141,7 +133,7 @@ class CommandTest(FolderTest):
         assert convert(cls.model_dir, cls.model) == 0
 
     def infer(self, *arguments):
-        return run(nmt_np.main, f'--model={self.model}', *arguments)
+        return run_tool(nmt_np.main, f'--model={self.model}', *arguments)
 
     def write(self, name, data):
         with open(self.path(name), 'wb') as file:
@@ -176,7 +168,7 @@ class CommandTest(FolderTest):
         greedy, beam = (
             self.infer(*common, *more)[1] for more in (['--decode=greedy'], ['--decode=beam', '--beam_size=1'])
         )
-        code, theirs, _ = run(nmt_infer.main, f'--model_dir={self.model_dir}', *common, '--decode=greedy')
+        code, theirs, _ = run_tool(nmt_infer.main, f'--model_dir={self.model_dir}', *common, '--decode=greedy')
         self.assertEqual(code, 0)
         self.assertEqual(greedy.count('\n'), 4)
         for lines in zip(*(text.splitlines() for text in (greedy, beam, theirs)), strict=True):
@@ -220,7 +212,7 @@ class CommandTest(FolderTest):
         self.assertEqual(model.translate(lines, max_length=7), want)
 
 
-class ConversionTest(FolderTest):
+class ConversionTest(ArrayTest):
     def test_a_checkpoint_of_training_gives_its_averages(self):
         config = Config(model=AUTOREGRESSIVE['rnn'], train=TrainConfig(ema=0.9))
         vocab = Vocab(WORDS)
@@ -258,7 +250,7 @@ class ConversionTest(FolderTest):
             ([f'--model_dir={self.folder}', '--output_file=x.bin'], 'ends in .npz'),
             ([f'--model_dir={self.folder}', '--output_file=x.npz'], 'is not a model folder'),
         ):
-            code, _, err = run(ckpt2npz.main, *arguments)
+            code, _, err = run_tool(ckpt2npz.main, *arguments)
             self.assertEqual(code, 2)
             self.assertIn(message, err)
 

@@ -10,11 +10,10 @@ from tests.numpy_support import (
     FLOWS,
     convert,
     margin,
-    scratch_folder,
     translate_without_tensorflow,
     write_model_folder,
 )
-from tests.support import seeds
+from tests.support import scratch_folder, seeds
 
 WORDS = [f'w{i}' for i in range(21)]
 SEARCHES = (
@@ -70,8 +69,9 @@ class AgreementTest(tf.test.TestCase):
             for line, mine, theirs in zip(lines, got, want):
                 about = f'{os.path.basename(file)}, {options}, {line!r}'
                 self.assertEqual(len(mine), len(theirs.outputs), about)
-                barred = translator.trg_vocab.tokens[translator.trg_vocab.bos_id]
-                self.assertNotIn(barred, [token for output in mine for token in output['tokens']], about)
+                if translator.is_flow:  # the others may write what begins a sentence
+                    barred = translator.trg_vocab.tokens[translator.trg_vocab.bos_id]
+                    self.assertNotIn(barred, [token for output in mine for token in output['tokens']], about)
                 for pair in zip(mine, theirs.outputs):
                     if not self.same(translator, line, *pair, options, about):
                         break

@@ -10,8 +10,7 @@ import tensorflow as tf
 import nmt_infer
 import sequencing
 from tests.families import WORDS, make_translator, save_translator
-from tests.support import seeds
-from tests.test_commands import run
+from tests.support import run_tool, seeds
 from tools import average_checkpoints, make_shortlist
 
 
@@ -46,7 +45,7 @@ class SteeringCommandTest(tf.test.TestCase):
 
     def infer(self, folders, *arguments, decode='greedy'):
         folders = ','.join(map(self.path, folders))
-        return run(nmt_infer.main, f'--model_dir={folders}', f'--decode={decode}', '--max_length=6', *arguments)
+        return run_tool(nmt_infer.main, f'--model_dir={folders}', f'--decode={decode}', '--max_length=6', *arguments)
 
     def test_an_ensemble_of_folders_is_that_of_its_models(self):
         source = self.write('e.src', 'a b c\nd\n\nh g f e\n')
@@ -97,8 +96,10 @@ class SteeringCommandTest(tf.test.TestCase):
             self.write(name, '\n'.join(side) + '\n') for name, side in zip(('l.src', 'l.trg'), zip(*pairs))
         )
         made = self.path('lex')
-        code, _, err = run(make_shortlist.main, f'--model_dir={self.path("rnn")}', f'--src={source}', f'--trg={target}',
-                           f'--output_file={made}', '--iterations=8')  # fmt: skip
+        code, _, err = run_tool(
+            make_shortlist.main, f'--model_dir={self.path("rnn")}', f'--src={source}', f'--trg={target}',
+            f'--output_file={made}', '--iterations=8',
+        )  # fmt: skip
         self.assertEqual(code, 0, err)
         test = self.write('s.src', 'a b\nc\n')
         code, out, err = self.infer(['rnn'], f'--test_src={test}', f'--shortlist={made}', '--shortlist_best=1',
@@ -134,14 +135,14 @@ class SteeringCommandTest(tf.test.TestCase):
             ([f'--checkpoints={folder}/ckpt-3,{folder}/ckpt-8'], (0, 2)),
         ):
             output = self.path(f'average{numbers[0]}')
-            code, _, err = run(average_checkpoints.main, f'--model_dir={folder}', f'--output_dir={output}', *flags)
+            code, _, err = run_tool(average_checkpoints.main, f'--model_dir={folder}', f'--output_dir={output}', *flags)
             self.assertEqual(code, 0, err)
             want = make_translator('transformer', 0)
             both = [self.models['transformer'][i].model.variables for i in numbers]
             for variable, *values in zip(want.model.variables, *both):
                 variable.assign(np.mean([value.numpy() for value in values], axis=0))
             source = self.write('a.src', 'a b c\nh\n')
-            code, out, err = run(nmt_infer.main, f'--model_dir={output}', f'--test_src={source}', '--max_length=6')
+            code, out, err = run_tool(nmt_infer.main, f'--model_dir={output}', f'--test_src={source}', '--max_length=6')
             self.assertEqual(code, 0, err)
             self.assertEqual(out.splitlines(), want.translate(['a b c', 'h'], max_length=6))
             with open(os.path.join(output, 'manifest.json')) as file:
@@ -158,14 +159,14 @@ class SteeringCommandTest(tf.test.TestCase):
             ((output, '--last=1'), '--model_dir is required'),
             ((model, output, f'--checkpoints={self.path("transformer")}/ckpt-3'), 'cannot be loaded'),
         ):
-            code, _, err = run(average_checkpoints.main, *arguments)
+            code, _, err = run_tool(average_checkpoints.main, *arguments)
             self.assertEqual(code, 2, (arguments, err))
             self.assertIn(told, err)
             self.assertFalse(os.path.exists(self.path('new')))
 
     def test_help_shows_a_command(self):
         for tool in (average_checkpoints, make_shortlist):
-            code, out, _ = run(tool.main, '--help')
+            code, out, _ = run_tool(tool.main, '--help')
             self.assertEqual(code, 0)
             self.assertIn('python tools/', out)
 

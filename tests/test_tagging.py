@@ -1,7 +1,5 @@
 """Tagging: the corpus against sentences tagged by hand, accuracy by hand, and a model that learns to tag."""
 
-import contextlib
-import io
 import os
 import tempfile
 import unittest
@@ -9,7 +7,7 @@ import unittest
 import nmt_train
 from sequencing.text import read_lines
 from sequencing.translator import load
-from tests.support import seeds
+from tests.support import run_tool, seeds
 from tests.toy import ROOT
 from tools import make_tag_data, tag_accuracy
 
@@ -23,13 +21,6 @@ BY_HAND = {
 }  # fmt: skip
 
 
-def run(main, *arguments):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(['command', *arguments])
-    return code, out.getvalue(), err.getvalue()
-
-
 class TaggingTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -37,7 +28,7 @@ class TaggingTest(unittest.TestCase):
         scratch = tempfile.TemporaryDirectory()
         cls.addClassCleanup(scratch.cleanup)
         cls.folder = scratch.name
-        cls.code, _, cls.error = run(make_tag_data.main, f'--folder={cls.folder}/data', '--seed=3')
+        cls.code, _, cls.error = run_tool(make_tag_data.main, f'--folder={cls.folder}/data', '--seed=3')
 
     def read(self, name):
         return list(read_lines(os.path.join(self.folder, 'data', name)))
@@ -69,7 +60,7 @@ class TaggingTest(unittest.TestCase):
             with open(os.path.join(self.folder, name), 'w') as file:
                 file.writelines(pair[column] + '\n' for pair in pairs)
         arguments = f'--hypothesis={self.folder}/said', f'--reference={self.folder}/right'
-        code, out, err = run(tag_accuracy.main, *arguments)
+        code, out, err = run_tool(tag_accuracy.main, *arguments)
         self.assertEqual(code, 0, err)
         self.assertEqual(out, 'accuracy = 55.56 (5 of 9 tags; 1 of 4 sentences all right, 3 with another number of '
                               'tags)\n')  # fmt: skip
@@ -82,7 +73,7 @@ class TaggingTest(unittest.TestCase):
             'train.max_steps': 450, 'train.learning_rate': 1e-2, 'train.batch_size': 450, 'train.warmup_steps': 20,
             'seed': seeds(self).randrange(1000),
         }  # fmt: skip
-        code, _, err = run(
+        code, _, err = run_tool(
             nmt_train.main, '--config=config_word2pos', f'--config_file={ROOT}/config_example.py',
             f'--model_dir={self.folder}/model', *[f'--set={field}={value}' for field, value in settings.items()],
         )  # fmt: skip

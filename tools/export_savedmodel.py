@@ -11,22 +11,28 @@ USAGE = """
 Writes a trained model as a SavedModel, for TensorFlow Serving or any program with TensorFlow in it.
 
   python tools/export_savedmodel.py --model_dir runs/demo --output_dir runs/demo.saved
+  python tools/export_savedmodel.py --model_dir runs/demo_flow --output_dir runs/flow.saved --decode iw --tau 0.5
 
 Signature `ids` takes src_ids [sentences, pieces] int32, PAD (0) after the end and no EOS, and gives ids [sentences,
 pieces] int32 (PAD after the end, no EOS), lengths, scores in nats and truncated. Where both vocabularies are lists of
 words or characters there is also `text`: lines [sentences] string to translations [sentences] string, and scores.
 SentencePiece needs operations that TensorFlow does not have: cut lines with the package sentencepiece and the models
-src.model and trg.model (or joint.model), which lie beside the SavedModel in assets.extra/ as do token lists.
+src.model and trg.model, which lie beside the SavedModel in assets.extra/ as do token lists. What flags do not say is as
+nmt_infer.py has it for that model folder.
 
-  import tensorflow as tf
-  model = tf.saved_model.load('runs/demo.saved')
-  found = model.signatures['text'](lines=tf.constant(['the old house .']))
+  import sentencepiece, tensorflow as tf
+  translate = tf.saved_model.load('runs/demo.saved').signatures['ids']
+  source = sentencepiece.SentencePieceProcessor('runs/demo.saved/assets.extra/src.model').encode('The old house.')
+  found = translate(src_ids=tf.constant([source]))
+  target = sentencepiece.SentencePieceProcessor('runs/demo.saved/assets.extra/trg.model')
+  print(target.decode(found['ids'][0, : found['lengths'][0]].numpy().tolist()))
 """
 REFUSED = {
-    'sample': 'draws other translations each time',
+    'sample': 'draws with a seed, which the signature does not take',
     'npd': 'ranks candidates by a second model, outside the graph',
     'mbr': 'ranks candidates by comparing their text, outside the graph',
 }
+ASKED = ('decode', 'beam_size', 'length_penalty', 'max_length', 'tau', 'nlen', 'ntr', 'iw_k', 'seed')
 
 
 def define_flags(flags):
@@ -39,7 +45,12 @@ def define_flags(flags):
     absl.DEFINE_string('decode', None, "decoding mode; the model's default otherwise", **own)
     absl.DEFINE_integer('beam_size', None, 'hypotheses that beam search walks', **own)
     absl.DEFINE_float('length_penalty', None, 'exponent of the length penalty of beam search', **own)
-    absl.DEFINE_integer('max_length', None, 'longest output in tokens; 0 for 2 x source + 20', **own)
+    absl.DEFINE_integer('max_length', None, 'longest output in tokens; 0 for one that follows the source', **own)
+    absl.DEFINE_float('tau', None, 'temperature of the latent noise (flow models)', **own)
+    absl.DEFINE_integer('nlen', None, 'lengths to try (iw of flow models)', **own)
+    absl.DEFINE_integer('ntr', None, 'latent samples a length (flow models)', **own)
+    absl.DEFINE_integer('iw_k', None, 'posterior samples of importance-weighted decoding (flow models)', **own)
+    absl.DEFINE_integer('seed', None, 'seed of the noise of flow models, the same in every call', **own)
 
 
 def main(argv=None):
@@ -51,15 +62,15 @@ def export(flags):
     cli.quiet_tensorflow()
     from sequencing.decode_options import options_for
     from sequencing.export import check_size, folder_size, new_folder
-    from sequencing.translator import load
+    from sequencing.translator import folders_of, load
 
     translator = load(flags.model_dir, flags.checkpoint, 'float32')
-    asked = {name: flags[name].value for name in ('decode', 'beam_size', 'length_penalty', 'max_length')}
-    if asked['decode'] in REFUSED:
-        raise UserError(f'--decode {asked["decode"]} {REFUSED[asked["decode"]]}; a SavedModel has beam and greedy, or '
-                        'of flow models argmax and iw.')  # fmt: skip
-    options = options_for(translator.model, translator.config, **asked)
-    check_size(flags.model_dir, translator.model)
+    mode = flags.decode or translator.config.decode.mode
+    if mode in REFUSED:
+        raise UserError(f'--decode {mode} {REFUSED[mode]}; a SavedModel has beam and greedy, or of flow models argmax '
+                        'and iw.')  # fmt: skip
+    options = options_for(translator.model, translator.config, **{name: flags[name].value for name in ASKED})
+    check_size(folders_of(flags.model_dir), flags.checkpoint)
     with new_folder(flags.output_dir) as made:
         names = save(translator, options, made)
     print(f'{flags.output_dir}: {folder_size(flags.output_dir) / 2**20:.1f} MiB, signatures {", ".join(names)}, '
@@ -100,8 +111,8 @@ def build(translator, options):
 
     def translate(src_ids):
         ids, mask = ended(src_ids[:, : options.max_src_length], src_vocab.pad_id, src_vocab.eos_id)
-        limits = output_limits(mask, options.max_length)
-        found = model.translate(ids, mask, limits, options.of_the_graph())
+        limits = output_limits(mask, options, options.max_src_length)
+        found = model.translate(ids, mask, limits, options)
         # A source without a token has an empty translation, whatever the model says.
         lengths = tf.where(limits > 0, found.lengths[:, 0], 0)
         inside = tf.sequence_mask(lengths, tf.shape(found.ids)[2])

@@ -3,6 +3,8 @@
 import os
 import sys
 
+import numpy as np
+
 from sequencing import cli
 from sequencing.errors import UserError
 from tools.export_savedmodel import write_vocabularies
@@ -54,15 +56,20 @@ def export(flags):
         raise UserError('--model_dir names several folders; a LiteRT file holds one model. Average their checkpoints '
                         '(tools/average_checkpoints.py), or export them as a SavedModel.')  # fmt: skip
     cli.quiet_tensorflow()
+    from sequencing.decode_options import options_for
     from sequencing.export import check_size, folder_size, new_folder
     from sequencing.translator import load
 
     translator = load(flags.model_dir, flags.checkpoint, 'float32')
     check_interpreter_has_it(flags.model_dir, translator.config.model)
-    check_size(flags.model_dir, translator.model)
-    longest, max_length = output_sizes(translator, flags.max_src_length, flags.max_length)
+    check_size([flags.model_dir], flags.checkpoint)
+    options = options_for(translator.model, translator.config, max_length=flags.max_length or None)
+    if flags.max_src_length > options.max_src_length:
+        raise UserError(f'--max_src_length {flags.max_src_length} is too much: this model reads '
+                        f'{options.max_src_length} tokens of a source at most (decode.max_src_length).')  # fmt: skip
+    longest = output_size(translator, flags.max_src_length, options)
     with new_folder(flags.output_dir) as made:
-        function = build(translator, flags.max_src_length, longest, max_length)
+        function = build(translator, flags.max_src_length, longest, options)
         content = convert(translator.model, function, flags.weights)
         with open(os.path.join(made, 'model.tflite'), 'wb') as file:
             file.write(content)
@@ -80,19 +87,17 @@ def check_interpreter_has_it(folder, model):
                         'float32 only. Export it as a SavedModel (tools/export_savedmodel.py).')  # fmt: skip
 
 
-def output_sizes(translator, max_src_length, max_length):
-    """Room for the output in tokens, and the limit of its length (0 for one that follows the source)."""
-    limit = max_length or translator.config.decode.max_length
-    longest = limit or 2 * max_src_length + 20
+def output_size(translator, max_src_length, options):
+    """Room for the output in tokens, that of the longest source."""
+    longest = int(options.limits(np.array([max_src_length]))[0])
     if not translator.is_flow:
-        return longest, limit
+        return longest
     predictor = translator.model.length_predictor
     told = max_src_length + 1 + predictor.reach  # of a source with EOS
-    longest = -(-min(longest + 1, told) // predictor.unit) * predictor.unit
-    return longest, limit
+    return -(-min(longest + 1, told) // predictor.unit) * predictor.unit
 
 
-def build(translator, max_src_length, longest, max_length):
+def build(translator, max_src_length, longest, options):
     """The `tf.function` that is exported."""
     import tensorflow as tf
 
@@ -102,7 +107,7 @@ def build(translator, max_src_length, longest, max_length):
 
     def translate(src_ids):
         ids, mask = ended(src_ids, src_vocab.pad_id, src_vocab.eos_id)
-        limits = output_limits(mask, max_length)
+        limits = output_limits(mask, options, max_src_length)
         if translator.is_flow:
             found = fixed_argmax(model, ids, mask, limits, longest)
         else:

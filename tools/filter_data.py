@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import sys
-import tempfile
 
 import numpy as np
 import regex
@@ -12,10 +11,11 @@ import regex
 from sequencing import cli
 from sequencing.cli import note
 from sequencing.errors import UserError
-from sequencing.text import encode_line, output_file, read_parallel
+from sequencing.text import encode_line, output_file, read_parallel, scratch_beside
 
 USAGE = """
-Drops sentence pairs that do training no good, from both files alike, in bounded memory.
+Drops sentence pairs that do training no good, from both files alike. Memory holds no text, and a few bytes a pair while
+duplicates are looked for; scratch files of up to 25 bytes a pair lie beside the first output.
 
   python tools/filter_data.py --src $DATA/raw.en --trg $DATA/raw.de \\
       --output_src $DATA/train.en --output_trg $DATA/train.de
@@ -27,14 +27,14 @@ A pair is dropped for the first of these reasons that it gives:
   damaged    a side holds U+FFFD, or bytes that are not UTF-8
   length     a side is longer than --max_length or shorter than --min_length
   ratio      a side is more than --max_ratio times as long as the other
-  script     less than --min_script of a side's letters are of its script
+  script     less than --min_script of a side's letters are of its script, or of those that Unicode counts to several
   copy       the target is the source, but for case and white space, and holds letters
   duplicate  the same pair (or source, or target) came before
 """
 REASONS = ('kept', 'blank', 'damaged', 'length', 'ratio', 'script', 'copy', 'duplicate')
 DUPLICATE = REASONS.index('duplicate')
 LETTERS = regex.compile(r'\p{L}')
-BUCKETS = 256  # parts in which duplicates are looked for, one at a time
+BUCKETS = 64  # parts in which duplicates are looked for, one at a time; as many files are open at once
 RECORD = np.dtype([('digest', '<u8', 2), ('line', '<i8')])
 
 
@@ -49,7 +49,7 @@ def define_flags(flags):
     absl.DEFINE_enum('unit', 'words', ['words', 'characters'], 'what lengths count', **own)
     absl.DEFINE_integer('min_length', 1, 'shortest side that is kept', lower_bound=1, **own)
     absl.DEFINE_integer('max_length', 250, 'longest side that is kept; 0 for any', lower_bound=0, **own)
-    absl.DEFINE_float('max_ratio', 5.0, 'most times that a side may be as long as the other; 0 for any',
+    absl.DEFINE_float('max_ratio', 5.0, 'most times that a side may be as long as the other, 1 or more; 0 for any',
                       lower_bound=0, **own)  # fmt: skip
     absl.DEFINE_list('src_script', [], 'Unicode scripts of the source, parted by commas, as in Han,Latin; none for '
                      'any', **own)  # fmt: skip
@@ -71,19 +71,17 @@ def filter_files(flags):
         raise UserError('--output_src and --output_trg name the same file.')
     if flags.max_length and flags.max_length < flags.min_length:
         raise UserError(f'--max_length {flags.max_length} is below --min_length {flags.min_length}.')
+    if 0 < flags.max_ratio < 1:
+        raise UserError(f'--max_ratio {flags.max_ratio} would drop every pair: it is at least 1, or 0 for any.')
     judge = Judge(flags)
     paths, outputs = (flags.src, flags.trg), (flags.output_src, flags.output_trg)
-    folder = os.path.dirname(os.path.abspath(flags.output_src))
-    try:
-        with tempfile.TemporaryDirectory(prefix='.filter.', dir=folder) as scratch:
-            verdicts = os.path.join(scratch, 'verdicts')
-            buckets = [] if flags.duplicates == 'keep' else [os.path.join(scratch, str(i)) for i in range(BUCKETS)]
-            judge_lines(paths, judge, verdicts, buckets, flags.duplicates)
-            for bucket in buckets:
-                mark_duplicates(bucket, verdicts)
-            counts = write_kept(paths, outputs, verdicts)
-    except OSError as error:
-        raise UserError(f'{folder}: cannot be written: {error.strerror}.') from error
+    with scratch_beside(outputs) as scratch:
+        verdicts = os.path.join(scratch, 'verdicts')
+        buckets = [] if flags.duplicates == 'keep' else [os.path.join(scratch, str(i)) for i in range(BUCKETS)]
+        judge_lines(paths, judge, verdicts, buckets, flags.duplicates)
+        for bucket in buckets:
+            mark_duplicates(bucket, verdicts)
+        counts = write_kept(paths, outputs, verdicts)
     dropped = ', '.join(f'{count} {reason}' for reason, count in zip(REASONS[1:], counts[1:]) if count)
     note(f'{counts[0]} of {sum(counts)} pairs kept; dropped: {dropped or "none"}')
     return 0
@@ -125,20 +123,20 @@ class Judge:
 
 
 def pattern_of(scripts, flag):
-    """A pattern of the letters of some scripts; None where none are named.
+    """A pattern of the letters of some scripts, those of several scripts included; None where none are named.
 
     Raises:
       UserError: Unicode has no such script.
     """
     for script in scripts:
         try:
-            regex.compile(rf'\p{{Script={script}}}')
+            regex.compile(rf'\p{{scx={script}}}')
         except regex.error:
             raise UserError(
                 f'{flag} {script}: Unicode has no script of this name; it has Latin, Cyrillic, Greek, Arabic, Hebrew, '
                 'Devanagari, Han, Hiragana, Katakana, Hangul and others.'
             ) from None
-    return regex.compile('|'.join(rf'\p{{Script={script}}}' for script in scripts)) if scripts else None
+    return regex.compile('|'.join(rf'\p{{scx={script}}}' for script in scripts)) if scripts else None
 
 
 def judge_lines(paths, judge, verdicts, buckets, unique):
@@ -152,7 +150,7 @@ def judge_lines(paths, judge, verdicts, buckets, unique):
             if not verdict and files:
                 said = {'pair': f'{src.strip()}\n{trg.strip()}', 'source': src.strip(), 'target': trg.strip()}[unique]
                 digest = hashlib.blake2b(said.encode('utf-8', 'surrogatepass'), digest_size=16).digest()
-                files[digest[0]].write(digest + number.to_bytes(8, 'little'))
+                files[digest[0] % BUCKETS].write(digest + number.to_bytes(8, 'little'))
 
 
 def mark_duplicates(bucket, verdicts):

@@ -1,4 +1,4 @@
-"""Shuffles files that translate each other line by line, all in the same way, however large they are."""
+"""Shuffles files that translate each other line by line, all in the same way, in bounded memory."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ import tempfile
 from sequencing import cli
 from sequencing.cli import note
 from sequencing.errors import UserError
-from sequencing.text import check_file, encode_line, output_file, read_parallel
+from sequencing.text import check_file, encode_line, output_file, read_parallel, scratch_beside
 
 USAGE = """
 Shuffles files that belong together line by line, all in the same way, in bounded memory.
@@ -19,12 +19,16 @@ Shuffles files that belong together line by line, all in the same way, in bounde
   python tools/shuffle_data.py --input $DATA/train.en.gz,$DATA/train.de.gz --output a.gz,b.gz --seed 7 --memory 1000
       what ends in .gz is compressed, in and out
 
+All text goes through scratch files: an uncompressed copy of it, and 12 bytes a line, lie beside the first output
+meanwhile. --memory is kept to, but for a single line that is larger.
+
 The order is decided by the seed and the number of lines, and by nothing else. Files may be shuffled in place.
 """
 HEADER = struct.Struct('<dI')  # of a record: its key, the bytes that follow
-MOST_BUCKETS = 256  # files open at once
-OVERHEAD = 4  # memory that a record takes, relative to its bytes in a bucket
-COMPRESSION = 6  # how much larger a .gz is when it is read
+MOST_BUCKETS = 64  # files open at once
+OF_A_RECORD = 160  # bytes of memory beside its text, while a bucket is sorted
+OVERHEAD = 4  # memory that text takes, relative to its bytes: a guess, and what proves larger is divided again
+COMPRESSION = 6  # how much larger a .gz is when it is read: a guess too
 
 
 def define_flags(flags):
@@ -34,7 +38,7 @@ def define_flags(flags):
     absl.DEFINE_list('input', [], 'text files, parted by commas', **own)
     absl.DEFINE_list('output', [], 'as many files to write', **own)
     absl.DEFINE_integer('seed', 1, 'decides the order', **own)
-    absl.DEFINE_integer('memory', 500, 'memory to use, in MB', lower_bound=1, **own)
+    absl.DEFINE_integer('memory', 500, 'memory for the text that is sorted, in MB', lower_bound=1, **own)
 
 
 def main(argv=None):
@@ -49,22 +53,15 @@ def shuffle(flags):
         raise UserError('--output names a file twice.')
     for path in flags.input:
         check_file(path, 'text file')
-    count = bucket_count(flags.input, flags.memory * 10**6)
-    folder = os.path.dirname(os.path.abspath(flags.output[0]))
-    try:
-        with tempfile.TemporaryDirectory(prefix='.shuffle.', dir=folder) as scratch:
-            buckets = [os.path.join(scratch, str(i)) for i in range(count)]
-            lines, replaced = scatter(flags.input, buckets, flags.seed)
-            with contextlib.ExitStack() as stack:
-                outputs = [stack.enter_context(output_file(path)) for path in flags.output]
-                for bucket in buckets:
-                    gather(bucket, outputs)
-                    os.unlink(bucket)
-    except OSError as error:
-        raise UserError(f'{folder}: cannot be written: {error.strerror}.') from error
-    if replaced:
-        note(f'{replaced} lines held bytes that are not UTF-8; each became U+FFFD.')
-    note(f'{lines} lines of {len(flags.input)} files shuffled with seed {flags.seed}, in {count} parts')
+    memory, reader = flags.memory * 10**6, read_parallel(flags.input)
+    with scratch_beside(flags.output) as scratch:
+        buckets = scatter(keyed(reader, flags.seed), 0.0, 1.0, bucket_count(flags.input, memory), scratch)
+        with contextlib.ExitStack() as stack:
+            outputs = [stack.enter_context(output_file(path)) for path in flags.output]
+            parts = sum(gather(bucket, memory, scratch, outputs) for bucket in buckets)
+    if reader.replaced:
+        note(f'{reader.replaced} lines held bytes that are not UTF-8; each became U+FFFD.')
+    note(f'{reader.lines} lines of {len(flags.input)} files shuffled with seed {flags.seed}, in {parts} parts')
     return 0
 
 
@@ -74,36 +71,71 @@ def bucket_count(paths, memory):
     return min(MOST_BUCKETS, 1 + OVERHEAD * size // memory)
 
 
-def scatter(paths, buckets, seed):
-    """Gives every line (of all files together) a random key, and writes it to the bucket of keys like it.
+class Bucket:
+    """A file of the records whose keys lie from `low` to below `high`."""
+
+    def __init__(self, low, high, path):
+        self.low, self.high, self.path = low, high, path
+        self.records = self.size = 0
+
+    def open(self):
+        self.file = open(self.path, 'wb')
+        return self.file
+
+    def write(self, key, record):
+        self.file.write(HEADER.pack(key, len(record)))
+        self.file.write(record)
+        self.records, self.size = self.records + 1, self.size + HEADER.size + len(record)
+
+    def read(self):
+        """Yields its keys and records, in the order in which they were written."""
+        with open(self.path, 'rb') as file:
+            while header := file.read(HEADER.size):
+                key, size = HEADER.unpack(header)
+                yield key, file.read(size)
+
+
+def keyed(reader, seed):
+    """Gives every line (of all files together) a random key: yields keys from 0 to below 1, and records."""
+    draw = random.Random(seed)
+    for row in reader:
+        yield draw.random(), b''.join(map(encode_line, row))
+
+
+def scatter(records, low, high, count, folder):
+    """Writes records with keys from `low` to below `high` into `count` buckets of keys alike, which it returns."""
+    buckets = []
+    for i in range(count):
+        handle, path = tempfile.mkstemp(dir=folder)
+        os.close(handle)
+        buckets.append(Bucket(low + (high - low) * i / count, low + (high - low) * (i + 1) / count, path))
+    with contextlib.ExitStack() as stack:
+        for bucket in buckets:
+            stack.enter_context(bucket.open())
+        for key, record in records:
+            buckets[min(int((key - low) / (high - low) * count), count - 1)].write(key, record)
+    return buckets
+
+
+def gather(bucket, memory, folder, outputs):
+    """Writes a bucket's lines in the order of their keys, line i of a record to output i, and deletes the bucket.
+
+    One that is too large for `memory` bytes is divided first.
 
     Returns:
-      how many lines there were, and how many of them held invalid bytes.
+      in how many parts it was written.
     """
-    draw, reader = random.Random(seed), read_parallel(paths)
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open(bucket, 'wb')) for bucket in buckets]
-        for row in reader:
-            key, record = draw.random(), b''.join(map(encode_line, row))
-            file = files[int(key * len(files))]
-            file.write(HEADER.pack(key, len(record)))
-            file.write(record)
-    return reader.lines, reader.replaced
-
-
-def gather(bucket, outputs):
-    """Writes a bucket's lines in the order of their keys, line i of a record to output i."""
-    with open(bucket, 'rb') as file:
-        content = file.read()
-    places, at = [], 0
-    while at < len(content):
-        key, size = HEADER.unpack_from(content, at)
-        at += HEADER.size
-        places.append((key, at, at + size))
-        at += size
-    for _, start, end in sorted(places):
-        for output, line in zip(outputs, content[start:end].split(b'\n')):
+    needed = bucket.size + OF_A_RECORD * bucket.records
+    if needed > memory and bucket.records > 1:
+        count = min(MOST_BUCKETS, 2 * needed // memory)
+        smaller = scatter(bucket.read(), bucket.low, bucket.high, count, folder)
+        os.unlink(bucket.path)
+        return sum(gather(part, memory, folder, outputs) for part in smaller)
+    for _, record in sorted(bucket.read(), key=lambda item: item[0]):
+        for output, line in zip(outputs, record.split(b'\n')):
             output.write(line + b'\n')
+    os.unlink(bucket.path)
+    return 1
 
 
 if __name__ == '__main__':
