@@ -34,8 +34,9 @@ class Bridge(tf.Module):
     def __call__(self, encoded):
         """Maps an `EncoderOutput` to a list over layers of states, fields `[B, H]`."""
         outputs = tf.cast(encoded.outputs, state_dtype(encoded.outputs.dtype))
-        real = tf.expand_dims(tf.cast(encoded.mask, outputs.dtype), 2)
-        mean = tf.reduce_sum(outputs * real, axis=1) / tf.maximum(tf.reduce_sum(real, axis=1), 1)
+        lengths = tf.reduce_sum(tf.cast(encoded.mask, outputs.dtype), axis=1, keepdims=True)
+        real = tf.where(encoded.mask[:, :, tf.newaxis], outputs, tf.zeros([], outputs.dtype))
+        mean = tf.reduce_sum(real, axis=1) / tf.maximum(lengths, 1)
         start = tf.cast(tf.tanh(self.projection(tf.cast(mean, encoded.outputs.dtype))), outputs.dtype)
         parts = tf.split(start, self.fields * self.layers, axis=-1)
         return [self.cell.state(*parts[i * self.fields : (i + 1) * self.fields]) for i in range(self.layers)]
