@@ -1,4 +1,4 @@
-"""Promise 6 for every kind of part that there is; `tests/test_exports.py` has one model a family."""
+"""Promise 6 for every kind of part that there is; `tests/test_exports.py` has a few."""
 
 import dataclasses
 import unittest

@@ -1,7 +1,5 @@
 """Sequence-level training: rewards against sacreBLEU, gradients against all that can be said."""
 
-import contextlib
-import io
 import itertools
 import math
 import os
@@ -33,7 +31,7 @@ from sequencing.sequence_objective import Written, mixer_loss, risk, write
 from sequencing.structures import Batch
 from sequencing.training import TrainingState, Updater
 from sequencing.vocab import Vocab
-from tests.support import seeds
+from tests.support import run_tool, seeds
 from tests.toy import write_task
 
 VOCAB = types.SimpleNamespace(size=6, bos_id=2, eos_id=3, tokens=list('pubexy'))
@@ -278,11 +276,8 @@ class TrainingTest(tf.test.TestCase):
             config = write_task(os.path.join(folder, 'data'), 'copy', self.draw, train=50, dev=2)
 
             def run(model_dir, *more):
-                out, err = io.StringIO(), io.StringIO()
                 common = (f'--config_file={config}', '--config=config_toy', f'--set=data.cache_dir={folder}/cache')
-                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                    code = nmt_train.main(['nmt_train.py', *common, f'--model_dir={folder}/{model_dir}', *more])
-                return code, out.getvalue(), err.getvalue()
+                return run_tool(nmt_train.main, *common, f'--model_dir={folder}/{model_dir}', *more)
 
             self.assertEqual(
                 run('first', '--set=train.max_steps=1', '--set=data.dev_src=', '--set=data.dev_trg=[]')[0], 0
