@@ -15,7 +15,8 @@ class EveryExportTest(ExportChecks, unittest.TestCase):
 
     def test_saved_models(self):
         models = {name: (model, {'decode': 'beam', 'beam_size': 3}) for name, model in AUTOREGRESSIVE.items()}
-        self.check_saved_models({**models, **{name: (flow, {'decode': 'iw'}) for name, flow in FLOWS.items()}})
+        noisy = {'decode': 'iw', 'nlen': 2, 'ntr': 2, 'iw_k': 3, 'tau': 0.7, 'seed': 7}
+        self.check_saved_models({**models, **{name: (flow, noisy) for name, flow in FLOWS.items()}})
 
     def test_lite_files(self):
         # LiteRT lacks the float64 arithmetic of nlsq.
