@@ -44,7 +44,8 @@ def define_flags(flags):
     absl.DEFINE_integer('beam_size', None, 'hypotheses that beam search walks', **own)
     absl.DEFINE_float('length_penalty', None, 'exponent of the length penalty ((5 + length) / 6)', **own)
     absl.DEFINE_integer('nbest', None, 'outputs a sentence (with --format jsonl)', **own)
-    absl.DEFINE_integer('max_length', None, 'longest output in tokens; by default 2 x source + 20', **own)
+    absl.DEFINE_integer('max_length', None, 'longest output in tokens; by default decode.length_ratio x source + 20',
+                        **own)  # fmt: skip
     absl.DEFINE_float('temperature', None, 'sampling temperature of tokens', **own)
     absl.DEFINE_integer('top_k', None, 'sample among this many likeliest tokens', **own)
     absl.DEFINE_float('top_p', None, 'sample among the fewest tokens with this much probability', **own)

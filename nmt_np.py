@@ -35,7 +35,8 @@ def define_flags(flags):
     absl.DEFINE_integer('beam_size', None, 'hypotheses that beam search walks', **own)
     absl.DEFINE_float('length_penalty', None, 'exponent of the length penalty ((5 + length) / 6)', **own)
     absl.DEFINE_integer('nbest', None, 'outputs a sentence (with --format jsonl)', **own)
-    absl.DEFINE_integer('max_length', None, 'longest output in tokens; by default 2 x source + 20', **own)
+    absl.DEFINE_integer('max_length', None, 'longest output in tokens; by default decode.length_ratio x source + 20',
+                        **own)  # fmt: skip
     absl.DEFINE_float('tau', None, 'temperature of the latent noise (flow models)', **own)
     absl.DEFINE_integer('nlen', None, 'lengths to try (flow models)', **own)
     absl.DEFINE_integer('ntr', None, 'samples a length (flow models)', **own)

@@ -33,7 +33,7 @@ from sequencing.model_folder import Checkpoints  # noqa: E402
 from sequencing.objectives import build_objective, phase_at  # noqa: E402
 from sequencing.optimizers import LearningRate, build_optimizer  # noqa: E402
 from sequencing.options import to_json  # noqa: E402
-from sequencing.resume import check_resume, check_same_data  # noqa: E402
+from sequencing.resume import check_resume, check_same_data, unread_by_rl  # noqa: E402
 from sequencing.structures import Batch  # noqa: E402
 from sequencing.training import TrainingState, Updater, reset  # noqa: E402
 from sequencing.validation import Validator  # noqa: E402
@@ -222,6 +222,9 @@ def restore(config, model_dir, init_from, changes, model, state, checkpoints, in
         state.warm.assign(all(what.startswith('taken') for what in told.values()))
     elif config.train.mode == 'rl':
         cli.note('sequence-level training begins with random weights; --init_from names a trained model to begin with.')
+    unread = unread_by_rl(config)
+    if unread and config.train.mode == 'rl':
+        cli.note(f'mode rl does not read {", ".join(unread)}: what is rewarded is the model that writes')
     check_same_data(model_dir, inputs.keys if restored else None)
     for change in changes:
         cli.note(change)
@@ -413,8 +416,8 @@ class Progress:
             elapsed = max(now - self.since, 1e-9)
             details = self.objective.report(phase, totals, step)
             scalars = {
-                'loss': totals.loss / getattr(totals, self.train.loss_unit),
-                'nll': totals.nll / totals.tokens,
+                'loss': totals.loss / getattr(totals, self.train.divisor),
+                'nll': totals.nll / getattr(totals, self.objective.nll_unit),
                 **details,
                 'target_tokens_per_second': (totals.tokens - self.tokens_before) / elapsed,
                 'gradient_norm': totals.gradient_norm / totals.updates,

@@ -16,7 +16,7 @@ from sequencing.rnn_encoders import StackBidirectionalRNNEncoder
 from sequencing.seq2seq import Seq2Seq
 from sequencing.structures import AttentionMemory, EncoderOutput
 
-_LEAST = 1e-37  # what the powers of a word add up to at least: nearly the smallest float32
+_LEAST = 1e-30  # what the powers of a word add up to at least: one over it is still a float32
 
 
 class Words(NamedTuple):
@@ -138,9 +138,13 @@ class AvAttention(Attention):
         real = tf.expand_dims(mask.characters, 1)
         energies = tf.where(real, energies, tf.float32.min)
         shifted = energies - tf.stop_gradient(tf.reduce_max(energies, axis=-1, keepdims=True))
+        shifted = tf.where(real, shifted, 0.0)
         powers = tf.where(real, tf.exp(shifted), 0.0)
-        scale = tf.cast(words, tf.float32) / tf.maximum(tf.matmul(powers, mask.members), _LEAST)  # [B, W, S]
-        characters = powers * tf.matmul(scale, mask.members, transpose_b=True)
+        # Divided in logarithms: the gradient of a quotient has the square of the divisor, which float32 may not hold.
+        log_total = tf.math.log(tf.maximum(tf.matmul(powers, mask.members), _LEAST))  # [B, W, S]
+        of_word = lambda x: tf.matmul(x, mask.members, transpose_b=True)
+        characters = tf.exp(shifted - of_word(log_total)) * of_word(tf.cast(words, tf.float32))
+        characters = tf.where(real, characters, 0.0)
         return tf.concat([words, tf.cast(characters, words.dtype)], axis=-1)
 
     @staticmethod

@@ -255,8 +255,8 @@ class TrainConfig:
     weight_decay: float = option(0.0, 'decoupled weight decay of adamw', at_least=0)
     clip_norm: float = option(5.0, 'longest gradient, in global norm; 0 leaves gradients alone', at_least=0)
     label_smoothing: float = option(0.0, 'probability spread over all tokens', at_least=0, below=1)
-    loss_unit: str = option('tokens', 'what the loss of an update is divided by: its real target tokens or sentences',
-                            choices=('tokens', 'sentences'))  # fmt: skip
+    loss_unit: str = option('tokens', 'what the loss of an update is divided by: its real target tokens or sentences '
+                            '(always those in mode rl)', choices=('tokens', 'sentences'))  # fmt: skip
     batch_unit: str = option('tokens', "what batch_size counts: 'tokens' bounds sentences x longest side, padding "
                              'included', choices=('tokens', 'sentences'))  # fmt: skip
     batch_size: int = option(3000, 'size of a batch, in batch_unit', at_least=1)
@@ -280,6 +280,11 @@ class TrainConfig:
     rl: RLConfig = option(RLConfig, 'sequence-level training')
     sampling: SamplingConfig = option(SamplingConfig, 'scheduled sampling, for autoregressive models')
     flow: FlowTrainConfig = option(FlowTrainConfig, 'what only flow models read')
+
+    @property
+    def divisor(self):
+        """What the loss of an update is divided by: of sequences as wholes, whatever their lengths, the sentences."""
+        return 'sentences' if self.mode == 'rl' else self.loss_unit
 
     def problems(self):
         if self.flow.reconstruction_steps >= self.max_steps:

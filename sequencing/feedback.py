@@ -10,8 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from sequencing import noise
-from sequencing.losses import cross_entropy
-from sequencing.structures import Hypotheses, LossParts
+from sequencing.structures import Hypotheses
 
 BLOCK = 64  # tokens looked at together by `top_tokens`
 
@@ -362,61 +361,42 @@ def logsumexp(logits):
     return tf.math.log(tf.reduce_sum(tf.exp(logits - highest), axis=-1)) + tf.squeeze(highest, axis=-1)
 
 
-class TrainingState(NamedTuple):
-    loss: tf.Tensor  # scalar float32, sum so far
-    nll: tf.Tensor  # scalar float32, sum so far
-    fed: tf.TensorArray  # of [B] int32, what follows BOS
-
-
-class Teaching(NamedTuple):
-    parts: LossParts
-    fed: tf.Tensor  # [B, T] int32, what the decoder was fed, BOS first
-
-
 class TrainingFeedBack:
     """Teacher forcing at a rate: each next input is the reference token with that chance, else the model's own choice.
 
     Args:
-      trg_ids, trg_mask: `[B, T]` reference, EOS included.
+      trg_ids: `[B, T]` reference, EOS included.
       bos_id: of the target vocabulary.
       teacher_rate: scalar, chance of the reference token (scheduled sampling: Bengio et al., 2015).
-      seed: `[2]` int32 that changes every step.
+      seed: `[2]` int32 that changes every update.
       index: `[B]` int64, numbers of the examples, which the draws are keyed by.
-      label_smoothing: of the loss.
       choice: 'argmax' or 'sample', how the model chooses.
     """
 
     width = 1
 
-    def __init__(self, trg_ids, trg_mask, bos_id, teacher_rate, seed, index, label_smoothing=0.0, choice='argmax'):
-        self.trg_ids, self.trg_mask, self.bos_id = trg_ids, trg_mask, bos_id
-        self.teacher_rate, self.seed, self.index = teacher_rate, seed, index
-        self.label_smoothing, self.choice = label_smoothing, choice
+    def __init__(self, trg_ids, bos_id, teacher_rate, seed, index, choice='argmax'):
+        self.trg_ids, self.bos_id = trg_ids, bos_id
+        self.teacher_rate, self.seed, self.index, self.choice = teacher_rate, seed, index, choice
 
     def initialize(self):
+        """Returns the first ids `[B, 1]`, all BOS, and the state: what follows BOS, a `TensorArray` of `[B]` int32."""
         batch, steps = tf.unstack(tf.shape(self.trg_ids))
-        fed = tf.TensorArray(tf.int32, steps, element_shape=[None])
-        return tf.fill([batch, 1], self.bos_id), TrainingState(tf.zeros([]), tf.zeros([]), fed)
+        return tf.fill([batch, 1], self.bos_id), tf.TensorArray(tf.int32, steps, element_shape=[None])
 
     def done(self, time, state):
         return time >= tf.shape(self.trg_ids)[1]
 
     def next(self, time, logits, weights, state):
-        targets, real = self.trg_ids[:, time], self.trg_mask[:, time]
-        losses = cross_entropy(logits[:, 0], targets, self.label_smoothing)
-        loss, nll = [total + tf.reduce_sum(tf.where(real, new, 0.0)) for total, new in zip(state[:2], losses)]
         own = choose_tokens(logits[:, 0], self.choice, self.seed[0], self.seed[1], self.index, time)
         follows = taught(self.teacher_rate, self.seed[0], self.seed[1], self.index, time)
-        ids = tf.where(follows, targets, own)
-        return ids[:, tf.newaxis], None, TrainingState(loss, nll, state.fed.write(time, ids))
+        ids = tf.where(follows, self.trg_ids[:, time], own)
+        return ids[:, tf.newaxis], None, state.write(time, ids)
 
     def finalize(self, time, state):
-        """`Teaching`."""
-        real = tf.cast(self.trg_mask, tf.float32)
-        sentences = tf.reduce_sum(tf.cast(tf.reduce_any(self.trg_mask, axis=1), tf.float32))
+        """What the decoder was fed, `[B, T]` int32, BOS first."""
         bos = tf.fill([tf.shape(self.trg_ids)[0], 1], self.bos_id)
-        fed = tf.concat([bos, tf.transpose(state.fed.stack())[:, :-1]], axis=1)
-        return Teaching(LossParts(state.loss, state.nll, tf.reduce_sum(real), sentences), fed)
+        return tf.concat([bos, tf.transpose(state.stack())[:, :-1]], axis=1)
 
 
 def taught(rate, *keys):

@@ -27,7 +27,7 @@ class FlowObjective:
 
     def __init__(self, model, config):
         self.model, self.seed, self.recipe = model, config.seed, config.train.flow
-        self.length_unit = model.length_unit
+        self.length_unit, self.nll_unit = model.length_unit, 'tokens'
         self.levels = len(model.prior.level_shares)
         self.parts = FlowLoss._fields[:-1] + tuple(f'kl_level_{i}' for i in range(self.levels))
         first, train = self.recipe.reconstruction_steps, config.train

@@ -6,6 +6,8 @@ accumulation steps and replicas add up before anything is divided; the first fou
 
 from typing import NamedTuple
 
+import tensorflow as tf
+
 from sequencing.scheduled_sampling import mixed_inputs, teacher_rate
 from sequencing.structures import LossParts
 
@@ -34,9 +36,10 @@ class Likelihood:
 
     parts = LossParts._fields
     length_unit = 0  # see `build_inputs.build_parallel_inputs`
+    nll_unit = 'tokens'  # the part that counts what `nll` sums over
 
     def __init__(self, model, config):
-        self.model = model
+        self.model, self.seed = model, config.seed
         train = config.train
         self.sampling = train.sampling
         self.teaches = train.sampling.teacher_rate == 1 and train.sampling.schedule == 'constant'
@@ -50,13 +53,15 @@ class Likelihood:
 
         Args:
           phase: `Phase`; batch: `Batch`.
-          seed: `[2]` int32, different at every update; None for nothing random, teacher forcing included.
+          seed: `[2]` int32 for dropout, different for every batch; None for nothing random, teacher forcing included.
           step: scalar int64, updates done so far in all phases.
         """
         if self.teaches or seed is None:
             return self.model.loss(batch, seed)
         rate = teacher_rate(self.sampling, step)
-        return self.model.loss(batch, seed, mix=lambda *read: mixed_inputs(*read, rate, seed, self.sampling.choice))
+        # Choices belong to (seed, update, pair), however the pairs of an update are cut into batches and replicas.
+        draws = tf.stack([tf.constant(self.seed, tf.int32), tf.cast(step, tf.int32)])
+        return self.model.loss(batch, seed, mix=lambda *read: mixed_inputs(*read, rate, draws, self.sampling.choice))
 
     def validation_loss(self, phase, batch):
         """As `loss`, without dropout, after the reference alone."""

@@ -1,10 +1,12 @@
-"""Whether a training may go on with another configuration."""
+"""Whether a training may go on with another configuration, and what of it goes unread."""
 
 import os
+import re
 
 from sequencing.errors import UserError
 from sequencing.model_folder import read_config, read_manifest
 from sequencing.options import flatten
+from sequencing.sequence_config import SamplingConfig
 
 # Fields that decide the shapes of what was saved, or which example comes when.
 FIXED = (
@@ -31,6 +33,14 @@ def check_same_data(model_dir, keys):
         )
 
 
+def unread_by_rl(config):
+    """The settings that are set, and that sequence-level training does not read."""
+    flat, default = flatten(config), flatten(SamplingConfig())
+    sampling = [f'train.sampling.{name}' for name in default if flat[f'train.sampling.{name}'] != default[name]]
+    chances = ('train.label_smoothing', *[field for field in flat if re.fullmatch(r'model\..*dropout', field)])
+    return [*sampling, *[field for field in chances if flat[field]]]
+
+
 def check_resume(model_dir, config):
     """Compares the configuration with the one that the folder was trained with, if any.
 
@@ -48,7 +58,8 @@ def check_resume(model_dir, config):
         for field in dict.fromkeys([*old, *new])
         if old.get(field, missing) != new.get(field, missing) and field != 'model_dir'
     }
-    refused = {field: values for field, values in changed.items() if field.startswith(FIXED)}
+    fixed = FIXED if config.train.mode == 'rl' else tuple(field for field in FIXED if not field.startswith('train.rl'))
+    refused = {field: values for field, values in changed.items() if field.startswith(fixed)}
     if refused:
         shown = '; '.join(f'{field} was {was!r} and is now {now!r}' for field, (was, now) in refused.items())
         raise UserError(

@@ -3,6 +3,7 @@
 The choices are found first, without gradient; then the mixed sequence is read as a whole, as any target is. A choice
 has no gradient anyway, so this is the loss and the gradient of a decoder that is fed step by step.
 
+A decoder chooses without dropout, as it does in search; the source that it reads is the update's, dropout included.
 A recurrent decoder chooses after what it was fed so far. Other decoders would have to be walked step by step for that:
 they choose after the reference alone, in one more pass over the whole target.
 Reference: Mihaylova and Martins, 2019, https://aclanthology.org/P19-2049
@@ -38,7 +39,7 @@ def mixed_inputs(model, encoded, batch, rate, seed, choice='argmax'):
     Args:
       model: `Seq2Seq`; encoded: its `EncoderOutput` of the batch.
       batch: `Batch`; rate: scalar float32.
-      seed: `[2]` int32 that changes every step; what is drawn is keyed by it, the example and the place.
+      seed: `[2]` int32 that changes every update; what is drawn is keyed by it, the example and the place.
       choice: 'argmax' or 'sample'.
     Returns:
       `[B, T]` int32: BOS, then reference tokens or chosen ones; without gradient.
@@ -49,14 +50,14 @@ def mixed_inputs(model, encoded, batch, rate, seed, choice='argmax'):
             return _after_the_reference(model, encoded, batch, rate, seed, choice)
         decoder, steps = model.decoder, tf.shape(batch.trg_ids)[1]
         memory, state = decoder.memory(encoded), decoder.initial_state(encoded, 1, steps)
-        feedback = TrainingFeedBack(batch.trg_ids, batch.trg_mask, model.bos_id, rate, seed, batch.index, choice=choice)
-        return dynamic_decode(model, feedback, state, memory).fed
+        feedback = TrainingFeedBack(batch.trg_ids, model.bos_id, rate, seed, batch.index, choice)
+        return dynamic_decode(model, feedback, state, memory)
 
     return tf.cond(rate < 1.0, mixed, lambda: model.inputs(batch.trg_ids))
 
 
 def _after_the_reference(model, encoded, batch, rate, seed, choice):
-    features, _ = model.read(encoded, model.inputs(batch.trg_ids), batch.trg_mask, seed)
+    features, _ = model.read(encoded, model.inputs(batch.trg_ids), batch.trg_mask)
     places = tf.where(batch.trg_mask)  # logits are made for real tokens only
     logits = model.logits(tf.gather_nd(features, places))
     steps = tf.range(tf.shape(batch.trg_ids)[1])[tf.newaxis]

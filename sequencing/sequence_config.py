@@ -40,10 +40,11 @@ class RLConfig:
     kind: str = option('mrt', 'mixer: likelihood on a prefix that shrinks, REINFORCE on the rest (Ranzato et al., '
                        '2016); mrt: minimum risk among samples (Shen et al., 2016)',
                        choices=('mixer', 'mrt'))  # fmt: skip
-    reward: str = option('bleu', 'sentence BLEU over pieces, or sentence chrF of the text (mrt only)',
+    reward: str = option('bleu', 'sentence BLEU over pieces, or sentence chrF of the text (mrt only), '
+                         'which compares every pair of characters: slow and large where sentences are long',
                          choices=('bleu', 'chrf'))  # fmt: skip
     max_length_ratio: float = option(1.5, 'longest sample, in lengths of its reference; 5 tokens are added', at_least=1)
-    burn_in_step: int = option(0, 'mixer: updates by likelihood alone', at_least=0)
+    burn_in_step: int = option(0, 'mixer: updates by likelihood alone; the next draws one token a sentence', at_least=0)
     increment_step: int = option(100, 'mixer: updates after which one more token at the end of each sentence is drawn',
                                  at_least=1)  # fmt: skip
     samples: int = option(8, 'mrt: samples a source, which a batch grows by; equal ones count once', at_least=2)

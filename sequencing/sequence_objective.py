@@ -20,16 +20,17 @@ _MORE_STEPS = 5  # tokens that a sample may be longer than `max_length_ratio` al
 
 
 class SequenceLoss(NamedTuple):
-    """Sums over a batch; the first four as in `LossParts`, of the sequences that were read."""
+    """Sums over a batch; the first four as in `LossParts`, but `nll`, which is of the sequences that were read."""
 
     loss: tf.Tensor
     nll: tf.Tensor
     tokens: tf.Tensor
-    sentences: tf.Tensor  # sources
+    sentences: tf.Tensor
     reward: tf.Tensor  # of all samples, 0 to 1 each
     samples: tf.Tensor
     squared_error: tf.Tensor  # of the baseline
     policy_tokens: tf.Tensor  # that were drawn, and so rewarded one by one
+    written: tf.Tensor  # tokens of the sequences that were read
 
 
 class Written(NamedTuple):
@@ -140,6 +141,7 @@ class SequenceLevel(Likelihood):
     """
 
     parts = SequenceLoss._fields
+    nll_unit = 'written'
 
     def __init__(self, model, config, trg_vocab):
         super().__init__(model, config)
@@ -149,21 +151,20 @@ class SequenceLevel(Likelihood):
         self.phases = [Phase(self.recipe.kind, 0, train.max_steps, train.warmup_steps, model.trainable_variables)]
 
     def loss(self, phase, batch, seed, step):
-        """As `Likelihood.loss`; gives `SequenceLoss`."""
-        seed = tf.zeros([2], tf.int32) if seed is None else seed
+        """As `Likelihood.loss`; gives `SequenceLoss`. Samples belong to (seed, update, pair), as choices do there."""
         encoded = self.model.encode(batch.src_ids, batch.src_mask)
         references = of_references(batch)
         longest = tf.cast(references.lengths, tf.float32) * self.recipe.max_length_ratio
         limits = tf.cast(longest, tf.int32) + _MORE_STEPS
         kind = self._mixer if self.recipe.kind == 'mixer' else self._minimum_risk
-        return kind(batch, encoded, references, limits, noise.mix(*tf.unstack(seed)), step)
+        return kind(batch, encoded, references, limits, noise.mix(self.seed, step), step)
 
     def _mixer(self, batch, encoded, references, limits, seed, step):
         model, drawn_steps = self.model, tf.cast(self.drawn_steps(step), tf.int32)
         feedback = RLTrainingFeedBack(
             batch.trg_ids, batch.trg_mask, model.bos_id, model.eos_id, drawn_steps, limits, seed, batch.index
         )
-        written = write(model, encoded, feedback)
+        written = tf.cond(drawn_steps > 0, lambda: write(model, encoded, feedback), lambda: references)
         loss, nll, rewards, errors, drawn = mixer_loss(model, encoded, written, references, feedback.start, limits)
         return self._sums(loss, nll, written, batch, rewards, errors, drawn)
 
@@ -171,11 +172,10 @@ class SequenceLevel(Likelihood):
         model, width = self.model, self.recipe.samples
         feedback = SampleFeedBack(model.bos_id, model.eos_id, limits, seed, batch.index, width)
         written = write(model, encoded, feedback)
-        rewards = self.rewards(written, references, width)
-        sampled = rewards
         if self.recipe.reference:
             written, width = _with_references(written, references, width), width + 1
-            rewards = self.rewards(written, references, width)
+        rewards = self.rewards(written, references, width)
+        sampled = tf.reshape(rewards, [-1, width])[:, : self.recipe.samples]
         risks, nll = risk(model, encoded, written, rewards, width, self.recipe.alpha)
         return self._sums(risks, nll, written, batch, sampled, tf.zeros([1]), tf.zeros([1], tf.bool))
 
@@ -187,9 +187,9 @@ class SequenceLevel(Likelihood):
         return chrf(written.ids, written.lengths, ids, lengths, tf.constant(self.table))
 
     def drawn_steps(self, step):
-        """How many tokens at the end of each sentence are drawn after `step` updates."""
+        """How many tokens at the end of each sentence are drawn after `step` updates: none in the burn-in, then one."""
         recipe = self.recipe
-        return tf.maximum(step - recipe.burn_in_step, 0) // recipe.increment_step
+        return tf.maximum(step - recipe.burn_in_step + recipe.increment_step, 0) // recipe.increment_step
 
     def _sums(self, loss, nll, written, batch, rewards, errors, drawn):
         count = lambda mask: tf.math.count_nonzero(mask, dtype=tf.float32)
@@ -197,12 +197,13 @@ class SequenceLevel(Likelihood):
         return SequenceLoss(
             loss=tf.reduce_sum(tf.where(real, loss, 0.0)),
             nll=tf.stop_gradient(tf.reduce_sum(nll)),
-            tokens=count(written.mask),
+            tokens=count(batch.trg_mask),
             sentences=count(real),
             reward=tf.reduce_sum(rewards),
             samples=tf.cast(tf.size(rewards), tf.float32),
             squared_error=tf.stop_gradient(tf.reduce_sum(errors)),
             policy_tokens=count(drawn),
+            written=count(written.mask),
         )
 
     def report(self, phase, totals, step):

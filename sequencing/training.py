@@ -84,7 +84,7 @@ class Updater(tf.Module):
         self.loss = loss or (lambda batch, seed, step: model.loss(batch, seed))
         self.optimizer, self.state, self.scale_loss = optimizer, state, scale_loss
         self.clip_norm, self.accumulate, self.seed = train.clip_norm, train.accumulate, seed
-        self.divisor = LossParts._fields.index(train.loss_unit)
+        self.divisor = LossParts._fields.index(train.divisor)
         self.variables_to_train = variables or model.trainable_variables
         self.distribution = distribution or Distribution()
         self.count_size = len(state.fields) - 2

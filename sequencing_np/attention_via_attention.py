@@ -7,7 +7,7 @@ import numpy as np
 from sequencing_np.layers import linear, softmax
 from sequencing_np.rnn import RNNDecoder, RNNEncoder, RNNWalk
 
-_LEAST = np.float32(1e-37)
+_LEAST = np.float32(1e-30)
 
 
 class Words(NamedTuple):
@@ -84,9 +84,10 @@ class AvWalk(RNNWalk):
         words = softmax(words)
         energies = np.tanh(self.character_keys[:, np.newaxis] + queries[..., size:]) @ decoder.character_energy
         energies = np.where(self.padding, -np.inf, energies)
-        powers = np.exp(energies - energies.max(axis=2, keepdims=True))
-        scale = words / np.maximum(powers @ self.members, _LEAST)
-        weights = powers * (scale @ self.members.swapaxes(1, 2))
+        shifted = energies - energies.max(axis=2, keepdims=True)
+        log_total = np.log(np.maximum(np.exp(shifted) @ self.members, _LEAST))
+        of_word = self.members.swapaxes(1, 2)
+        weights = np.exp(shifted - log_total @ of_word) * (words @ of_word)
         context = np.concatenate([words @ self.values, weights @ self.character_values], axis=2)
         return context.reshape(-1, context.shape[2])
 

@@ -1,12 +1,15 @@
-"""Every family learns toy tasks through the real commands, from a random seed, to a bar."""
+"""Every family learns toy tasks, and one tagging, through the real commands, from a random seed, to a bar."""
 
 import os
 import tempfile
 import unittest
 
+from sequencing.text import read_lines
 from sequencing.translator import load
 from tests.support import seeds
-from tests.toy import start, train_command, write_task
+from tests.toy import ROOT, start, train_command, write_task
+from tools import tag_accuracy
+from tools.make_tag_data import write_tag_data
 
 TRAINING = ('train.max_steps=1500', 'train.batch_size=64', 'train.schedule=cosine', 'train.clip_norm=1.0',
             'train.save_every=500', 'train.validate_every=500', 'train.log_every=100')  # fmt: skip
@@ -116,6 +119,37 @@ class FlowTest(Learning, unittest.TestCase):
     modes = {'argmax': {}}
     sentences = {'words': [f'w{i}' for i in range(20)], 'shortest': 4, 'longest': 20}
     bars = {'copy': 0.95, 'reverse': 0.95, 'sort': 0.9}
+
+
+class CharacterTest(Learning, unittest.TestCase):
+    """Attention via attention, between the characters of the same text."""
+
+    settings = (*RNN_TRAINING, 'model.embedding_size=32', 'model.encoder.kind=ava', 'model.encoder.state_size=96',
+                *RNN_DECODER, 'model.decoder.attention=via', 'data.src_vocab.kind=characters',
+                'data.trg_vocab.kind=characters')  # fmt: skip
+
+
+class TaggingTest(unittest.TestCase):
+    def test_a_small_model_tags_sentences_it_has_not_seen(self):
+        """What `config_word2pos` makes of the demo's English in a few minutes."""
+        settings = {
+            'data.dev_src': '', 'data.dev_trg': '[]', 'model.embedding_size': 64, 'model.encoder.state_size': 128,
+            'model.decoder.state_size': 128, 'model.decoder.attention_size': 64, 'model.decoder.readout_size': 64,
+            'train.max_steps': 2500, 'train.learning_rate': 4e-3, 'train.batch_size': 900, 'train.warmup_steps': 50,
+            'train.schedule': 'cosine', 'seed': seeds(self).randrange(1000),
+        }  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            data, model_dir = os.path.join(folder, 'data'), os.path.join(folder, 'model')
+            write_tag_data(data, seed=3)
+            given = [f'{field}={value}' for field, value in settings.items()]
+            process = start(train_command(os.path.join(ROOT, 'config_example.py'), model_dir, f'data.folder={data}',
+                                          *given, config='config_word2pos'))  # fmt: skip
+            output, _ = process.communicate()
+            self.assertEqual(process.returncode, 0, output)
+            words, tags = [list(read_lines(os.path.join(data, f'test.{side}'))) for side in ('words', 'tags')]
+            right, places, *_ = tag_accuracy.count(zip(load(model_dir).translate(words), tags))
+        print(f'tagging: {right} of {places} tags, seed {settings["seed"]}')
+        self.assertGreater(right / places, 0.97, output[-2000:])
 
 
 if __name__ == '__main__':

@@ -130,6 +130,25 @@ class AttentionViaAttentionTest(tf.test.TestCase):
         self.assertAllInRange(shown, 0, 1 + 1e-5)
         self.assertAllEqual(tf.math.is_finite(contexts), tf.ones_like(contexts, tf.bool))
 
+    def test_words_far_below_the_best_leave_every_gradient_a_number(self):
+        """Below what float32 holds beside the best: all of a word's powers are zero then."""
+        _, encoded, _ = self.encoded()
+        attention, decoder = AvAttention(Q, V, K), AttentionRNNDecoder('gru', 5, V, Q, 'via', K, 8)
+        for part in (attention, decoder.attention):
+            part.character_energy.assign(tf.fill([K], 400.0))
+            part.character_key_projection.kernel.assign(50 * part.character_key_projection.kernel)
+        queries, target = floats(self.draw, 4, 2, Q), floats(self.draw, 4, 3, 5)
+        with tf.GradientTape() as tape:
+            tape.watch(queries)
+            contexts, shown = attention(queries, attention.memory(encoded))
+            loss = tf.reduce_sum(contexts**2) + tf.reduce_sum(shown**2)
+        gradients = tape.gradient(loss, [queries, *attention.trainable_variables])
+        with tf.GradientTape() as tape:
+            features, _ = decoder(target, encoded, tf.ones([4, 3], tf.bool))
+            loss = tf.reduce_sum(features**2)
+        for gradient in (*gradients, *tape.gradient(loss, decoder.trainable_variables)):
+            self.assertAllEqual(tf.math.is_finite(gradient), tf.ones_like(gradient, tf.bool))
+
     def test_parts_that_do_not_go_together_are_refused(self):
         for encoder, attention in ((RNNEncoderConfig(), 'via'), (AvEncoderConfig(), 'dot')):
             with self.assertRaisesRegex(ConfigError, 'model.decoder of kind'):

@@ -262,6 +262,28 @@ class CommandTest(unittest.TestCase):
         self.assertLess(int(found[1]), int(found[2]))
         self.assertRegex(out, r'decoder/readout/kernel: new: shape \[\d+, 24\] here, \[\d+, 16\] there')
 
+    def test_sequence_level_training_goes_on_from_a_trained_model(self):
+        common = ('--config=config_toy', f'--config_file={self.config}', self.cache, '--mode=rl',
+                  '--set=train.max_steps=2', '--set=data.dev_src=', '--set=data.dev_trg=[]')  # fmt: skip
+        mixer, risk = [os.path.join(self.folder, name) for name in ('mixer', 'risk')]
+        code, out, err = run_tool(
+            nmt_train.main, *common, f'--model_dir={mixer}', f'--init_from={self.model_dir}',
+            '--set=train.rl.kind=mixer', '--set=train.label_smoothing=0.1',
+        )  # fmt: skip
+        self.assertEqual(code, 0, err)
+        self.assertRegex(out, r'warm start .*\n(.*\n)*step 2 .* reward 0\.\d+')
+        self.assertIn('mode rl does not read train.label_smoothing, model.encoder.dropout, model.decoder.dropout', err)
+        chrf = ('--set=train.rl.reward=chrf', '--set=train.rl.samples=3', f'--init_from={mixer}')
+        code, out, err = run_tool(nmt_train.main, *common, f'--model_dir={risk}', *chrf)
+        self.assertEqual(code, 0, err)
+        self.assertRegex(out, r'warm start .*\n(.*\n)*step 2 .* reward 0\.\d+')
+        code, _, err = self.train('--mode=rl')
+        self.assertEqual(code, 2)
+        self.assertIn("train.mode was 'train' and is now 'rl'", err)
+        code, _, err = run_tool(nmt_train.main, *common, f'--model_dir={mixer}')
+        self.assertEqual(code, 2)
+        self.assertIn("train.rl.kind was 'mixer' and is now 'mrt'", err)
+
     def test_explain_says_everything_and_trains_nothing(self):
         fresh = os.path.join(self.folder, 'explained')
         code, out, _ = run_tool(nmt_train.main, '--config=config_toy', f'--config_file={self.config}', self.cache,

@@ -11,11 +11,13 @@ import sequencing
 from build_model import build_model
 from sequencing import export
 from sequencing.config import DecodeConfig
+from sequencing.decode_options import options_for
 from sequencing.errors import UserError
 from sequencing.export import GraphVocab
 from sequencing.flow_config import FlowPriorConfig
 from sequencing.vocab import Vocab
 from tests.export_support import LITE_FILES, WORDS, ExportChecks, run_elsewhere
+from tests.families import make_translator
 from tests.numpy_support import AUTOREGRESSIVE, FLOWS, flow, write_model_folder
 from tests.support import FolderTest, run_tool, scratch_folder, seeds
 from tools import export_savedmodel, export_tflite
@@ -98,8 +100,9 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
         self.assertEqual(sorted(os.listdir(self.folder)), before)
 
     def test_what_the_interpreter_has_not_is_refused_by_name(self):
-        with self.assertRaisesRegex(UserError, 'transform nlsq'):
-            export_tflite.check_interpreter_has_it('folder', FLOWS['flow_recurrent'])
+        for model, what in ((FLOWS['flow_recurrent'], 'transform nlsq'), (AUTOREGRESSIVE['ava'], 'kind ava')):
+            with self.assertRaisesRegex(UserError, f'{what}.*SavedModel'):
+                export_tflite.check_interpreter_has_it('folder', model)
 
     def test_modes_of_the_model_folder_are_refused_too(self):
         config = AUTOREGRESSIVE['conv']
@@ -127,6 +130,27 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
                 code, _, said = run_tool(tool.main, *flags)
             self.assertEqual(code, 2, said)
             self.assertIn('GiB of weights', said)
+
+
+class LengthTest(unittest.TestCase):
+    """A model that never says EOS writes as much as the length ratio of its configuration allows."""
+
+    def test_outputs_are_as_long_as_the_configuration_lets_them(self):
+        draw = seeds(self)
+        for ratio in (0.5, 3.0):
+            decode = DecodeConfig(length_ratio=ratio, max_src_length=7, mode='greedy')
+            translator = make_translator('conv', draw.randrange(1000), decode=decode)
+            translator.model.output.bias.assign(-99.0 * tf.one_hot(translator.trg_vocab.eos_id, 12))
+            options = options_for(translator.model, translator.config)
+            rows = [draw.choices(range(4, 12), k=n) for n in (7, 3, 0)]
+            src_ids = tf.constant([row + [0] * (7 - len(row)) for row in rows])
+            want = [int(7 * ratio) + 20, int(3 * ratio) + 20, 0]
+            _, signatures = export_savedmodel.build(translator, options)
+            self.assertEqual(signatures['ids'](src_ids)['lengths'].numpy().tolist(), want)
+            longest = export_tflite.output_size(translator, 7, options)
+            self.assertEqual(longest, want[0])
+            lite = export_tflite.build(translator, 7, longest, options)
+            self.assertEqual([int(lite(src_ids[i : i + 1])['lengths'][0]) for i in range(3)], want)
 
 
 class GraphVocabTest(tf.test.TestCase):

@@ -25,7 +25,8 @@ FLOW_MODES = (
     {'decode': 'iw', 'nlen': 2, 'ntr': 2, 'iw_k': 3, 'tau': 0.6, 'nbest': 4, 'seed': 7},
 )
 NOISY = {'decode': 'argmax', 'tau': 0.7, 'ntr': 3, 'seed': 5}
-VARIANTS_OF_FAMILIES = ('rnn_gru', 'rnn_plain', 'transformer_post', 'transformer_rotary', 'conv_weight_norm')
+VARIANTS_OF_FAMILIES = ('rnn_gru', 'rnn_plain', 'transformer_post', 'transformer_rotary', 'conv_weight_norm',
+                        'ava')  # fmt: skip
 WAYS = (
     ('numpy', {}),
     ('numpy', {'batch_tokens': 1}),  # a sentence at a time: no padding

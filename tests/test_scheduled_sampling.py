@@ -1,5 +1,6 @@
 """Scheduled sampling: rates by their formulas, losses and gradients against decoders that are fed by hand."""
 
+import dataclasses
 import math
 import os
 import tempfile
@@ -17,7 +18,7 @@ from sequencing.scheduled_sampling import mixed_inputs, teacher_rate
 from sequencing.sequence_config import SamplingConfig
 from sequencing.structures import Batch
 from sequencing.training import TrainingState, Updater
-from tests.families import make_translator
+from tests.families import FAMILIES, make_translator
 from tests.support import seeds
 
 
@@ -57,16 +58,16 @@ class FedByHandTest(tf.test.TestCase):
         self.draw = seeds(self)
         self.batch = make_batch(self.draw)
         self.seed = tf.constant([self.draw.randrange(1000), self.draw.randrange(1000)])
-        self.rate = self.draw.choice([0.0, 0.3, 0.7])
+        self.rate, self.step = self.draw.choice([0.0, 0.3, 0.7]), self.draw.randrange(1000)
 
     def taught(self, time):
-        return noise.uniforms(self.seed[0], self.seed[1], self.batch.index, time) < self.rate
+        return noise.uniforms(1, self.step, self.batch.index, time) < self.rate  # 1 is the configuration's seed
 
     def losses_and_gradients(self, model, by_hand):
         config = make_translator('rnn', 1, train=TrainConfig(sampling=SamplingConfig(self.rate))).config
-        objective = build_objective(model, config, None)
-        loss = tf.function(lambda batch: objective.loss(objective.phases[0], batch, self.seed, 0), autograph=False)
-        results = []
+        objective, results = build_objective(model, config, None), []
+        phase = objective.phases[0]
+        loss = tf.function(lambda batch: objective.loss(phase, batch, self.seed, self.step), autograph=False)
         for run in (lambda: loss(self.batch).loss, by_hand):
             with tf.GradientTape() as tape:
                 value = run()
@@ -109,27 +110,58 @@ class FedByHandTest(tf.test.TestCase):
             for got, want in self.losses_and_gradients(model, by_hand):
                 self.assertAllClose(got, want, rtol=1e-4, atol=1e-4)
 
-    def test_rate_one_is_teacher_forcing_and_drawn_tokens_are_fed_as_often_as_the_rate_says(self):
+    def test_choices_are_made_without_dropout(self):
         for family in ('rnn', 'transformer'):
-            model = make_translator(family, self.draw.randrange(1000)).model
-            ids = tf.fill([400, 8], 11)
-            batch = Batch(*[field[:1] for field in self.batch[:2]], ids, ids > 0, tf.range(400, dtype=tf.int64))
-            batch = batch._replace(src_ids=tf.repeat(batch.src_ids, 400, 0), src_mask=tf.repeat(batch.src_mask, 400, 0))
-            encoded = model.encode(batch.src_ids, batch.src_mask)
-            fed = mixed_inputs(model, encoded, batch, tf.constant(1.0), self.seed, 'sample')
-            self.assertAllEqual(fed, model.inputs(ids))
-            if family == 'transformer':  # tokens drawn at the first step have the model's own probabilities
-                fed = mixed_inputs(model, encoded, batch, tf.constant(0.0), self.seed, 'sample')[:, 1].numpy()
-                logits = model.logits(model.read(encoded, model.inputs(ids), batch.trg_mask)[0][:1, 0])
-                probs, counts = tf.nn.softmax(logits)[0].numpy(), np.bincount(fed, minlength=12)
-                self.assertAllClose(counts / 400, probs, atol=5 * 0.5 / 20)
-            fed = mixed_inputs(model, encoded, batch, tf.constant(0.25), self.seed, 'argmax')[:, 1:]
-            own = np.mean(fed.numpy() != 11)
-            if own:  # or the likeliest token was the reference itself
-                self.assertLess(own, 0.75 + 5 * 0.44 / math.sqrt(2800))
+            parts = [dataclasses.replace(part, dropout=0.3) for part in FAMILIES[family]]
+            network = dict(zip(('encoder', 'decoder'), parts))
+            model = make_translator(family, self.draw.randrange(1000), sharpen=3.0, network=network).model
+            batch, rate = self.batch, tf.constant(0.5)
+            encoded = model.encode(batch.src_ids, batch.src_mask, self.seed)  # dropped out, as in the update
+            fed = mixed_inputs(model, encoded, batch, rate, self.seed)
+            features, _ = model.read(encoded, fed if family == 'rnn' else model.inputs(batch.trg_ids), batch.trg_mask)
+            own = tf.argmax(model.logits(features), axis=-1, output_type=tf.int32)
+            draws = noise.uniforms(*tf.unstack(self.seed), batch.index[:, tf.newaxis], tf.range(7)[tf.newaxis])
+            want = model.inputs(tf.where(draws < rate, batch.trg_ids, own))
+            self.assertAllEqual(tf.where(batch.trg_mask, fed, 0), tf.where(batch.trg_mask, want, 0))
+
+    def test_drawn_tokens_are_as_frequent_as_likely_and_fed_as_often_as_the_rate_says(self):
+        rows, steps, never = 400, 8, 11
+        for family in ('rnn', 'transformer'):
+            model = make_translator(family, self.draw.randrange(1000), sharpen=2.0).model
+            model.output.bias.assign(-99.0 * tf.one_hot(never, 12))  # the reference is what it never says
+            ids = tf.fill([rows, steps], never)
+            source, mask = [tf.repeat(field[:1], rows, axis=0) for field in self.batch[:2]]
+            batch = Batch(source, mask, ids, ids > 0, tf.range(rows, dtype=tf.int64))
+            encoded = model.encode(source, mask)
+            fed = lambda rate, choice: mixed_inputs(model, encoded, batch, tf.constant(rate), self.seed, choice)
+            self.assertAllEqual(fed(1.0, 'sample'), model.inputs(ids))
+            probs = tf.nn.softmax(model.logits(model.read(encoded, model.inputs(ids), ids > 0)[0][0, 0])).numpy()
+            shares = np.bincount(fed(0.0, 'sample')[:, 1].numpy(), minlength=12) / rows
+            for share, chance in zip(shares, probs):  # a token more or two, where hardly any is expected
+                self.assertLess(abs(share - chance), 5 * math.sqrt(chance * (1 - chance) / rows) + 2 / rows)
+            own = np.mean(fed(0.25, 'argmax')[:, 1:].numpy() != never)
+            self.assertLess(abs(own - 0.75), 5 * math.sqrt(0.75 * 0.25 / (rows * (steps - 1))))
 
 
 class ScheduleInTrainingTest(tf.test.TestCase):
+    def test_how_an_update_is_cut_into_batches_changes_no_choice(self):
+        draw = seeds(self)
+        batch, weights = make_batch(draw, sentences=9), []
+        sampling = SamplingConfig(0.4, choice='sample')
+        for cuts in ([(0, 9)], [(0, 2), (2, 9)]):
+            train = TrainConfig(sampling=sampling, optimizer='sgd', learning_rate=1.0, accumulate=len(cuts))
+            translator = make_translator('rnn', 3, train=train)
+            model, objective = translator.model, build_objective(translator.model, translator.config, None)
+            optimizer = build_optimizer(train)
+            optimizer.build(model.trainable_variables)
+            loss = lambda batch, seed, step: objective.loss(objective.phases[0], batch, seed, step)
+            Updater(model, optimizer, TrainingState(1), train, 7, loss=loss)(
+                [Batch(*[field[begin:end] for field in batch]) for begin, end in cuts]
+            )
+            weights.append([v.numpy() for v in model.trainable_variables])
+        for whole, parts in zip(*weights, strict=True):
+            self.assertAllClose(whole, parts, rtol=0, atol=1e-5)
+
     def test_one_trace_serves_all_rates_and_a_restored_training_goes_on_to_the_bit(self):
         draw = seeds(self)
         train = TrainConfig(sampling=SamplingConfig(schedule='linear', decay_steps=4), learning_rate=1e-2)

@@ -1,8 +1,8 @@
 """Sequence-level training: rewards against sacreBLEU, gradients against all that can be said."""
 
+import dataclasses
 import itertools
 import math
-import os
 import tempfile
 import types
 
@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 from sacrebleu.metrics import BLEU, CHRF
 
-import nmt_train
 from build_model import build_model
 from sequencing.config import (
     Config,
@@ -27,12 +26,11 @@ from sequencing.optimizers import build_optimizer
 from sequencing.options import ConfigError
 from sequencing.rewards import characters_of, chrf, prefix_bleu
 from sequencing.sequence_config import RLConfig
-from sequencing.sequence_objective import Written, mixer_loss, risk, write
+from sequencing.sequence_objective import Written, mixer_loss, read, risk, write
 from sequencing.structures import Batch
 from sequencing.training import TrainingState, Updater
 from sequencing.vocab import Vocab
-from tests.support import run_tool, seeds
-from tests.toy import write_task
+from tests.support import seeds
 
 VOCAB = types.SimpleNamespace(size=6, bos_id=2, eos_id=3, tokens=list('pubexy'))
 LIMIT = 2  # tokens of the longest output that can be said
@@ -118,7 +116,8 @@ class EnumerationTest(tf.test.TestCase):
         self.said = [list(said) for n in range(LIMIT + 1) for said in itertools.product(others, repeat=n)]
         metric = BLEU(tokenize='none', smooth_method='exp', effective_order=True)
         text = lambda ids: ' '.join(map(str, ids))
-        self.rewards = [metric.sentence_score(text(s), [text(self.reference)]).score / 100 for s in self.said]
+        self.score = lambda said: metric.sentence_score(text(said), [text(self.reference)]).score / 100
+        self.rewards = list(map(self.score, self.said))
         self.assertGreater(max(self.rewards), 0)
 
     def log_probs(self):
@@ -166,12 +165,19 @@ class EnumerationTest(tf.test.TestCase):
             self.assertAllClose(tf.reduce_sum(chances), 1.0, atol=1e-5)
             want = self.gradients(tape, want)
             written, references = self.written()
-            with tf.GradientTape() as tape:
+            with tf.GradientTape(persistent=True) as tape:
                 encoded = self.model.encode(self.source, self.source > 0)
                 encoded = tf.nest.map_structure(lambda x: tf.repeat(x, len(self.said), axis=0), encoded)
                 start, limits = [tf.fill([len(self.said)], n) for n in (len(given), LIMIT)]
                 loss, _, rewards, _, drawn = mixer_loss(self.model, encoded, written, references, start, limits)
                 value = tf.reduce_sum(tf.stop_gradient(chances) * loss)
+                expected, squares = self.model.baseline(read(self.model, encoded, written)[0]), 0.0
+                for row, (said, chance) in enumerate(zip(self.said, tf.stop_gradient(chances))):
+                    for t in range(len(given), min(len(said) + 1, LIMIT)):  # every token that was drawn
+                        squares += chance * (expected[row, t] - (self.score(said) - self.score(said[:t]))) ** 2
+            weights = self.model.baseline.trainable_variables
+            for one, two in zip(tape.gradient(value, weights), tape.gradient(squares, weights), strict=True):
+                self.assertAllClose(one, two, atol=2e-5)
             self.assertAllClose(rewards, self.rewards, atol=1e-5)
             drawn_tokens = [max(min(len(said) + 1, LIMIT) - len(given), 0) for said in self.said]
             self.assertAllEqual(tf.math.count_nonzero(drawn, axis=1), drawn_tokens)
@@ -227,32 +233,26 @@ class TrainingTest(tf.test.TestCase):
         update = Updater(model, optimizer, state, config.train, config.seed, loss=loss)
         return model, objective, optimizer, state, update
 
-    def check(self, config, updates):
-        """Rewards rise on one batch; a training restored half-way goes on to the bit."""
-        batch = pairs(self.draw, 12)
-        with tempfile.TemporaryDirectory() as folder:
-            ends, reports = [], []
-            for turn in range(2):
-                model, objective, optimizer, state, update = self.make(config)
-                checkpoints = Checkpoints(folder, model, optimizer, state, keep=1)
-                if turn:
-                    self.assertIsNotNone(checkpoints.restore())
-                else:
-                    for n in range(updates):
-                        if n == updates - 3:
-                            checkpoints.save()
-                        if n in (10, updates - 13):
-                            state.take_totals()
-                        if n in (20, updates - 3):
-                            reports.append(objective.report(objective.phases[0], state.read_totals(), n))
-                        update([batch])
-                if turn:
-                    for _ in range(3):
-                        update([batch])
-                self.assertEqual(update._update.experimental_get_tracing_count(), 1)
-                ends.append([v.numpy() for v in model.variables])
-        for one, two in zip(*ends, strict=True):
-            np.testing.assert_array_equal(one, two)
+    def check(self, config, updates, folder=None):
+        """Trains on one batch, where rewards rise; with a folder, a training restored from it goes on to the bit."""
+        batch, reports = pairs(self.draw, 12), []
+        model, objective, optimizer, state, update = self.make(config)
+        for n in range(updates):
+            if folder and n == updates - 3:
+                Checkpoints(folder, model, optimizer, state, keep=1).save()
+            if n in (10, updates - 13):
+                state.take_totals()
+            if n in (20, updates - 3):
+                reports.append(objective.report(objective.phases[0], state.read_totals(), n))
+            update([batch])
+        self.assertEqual(update._update.experimental_get_tracing_count(), 1)
+        if folder:
+            restored, _, optimizer, state, update = self.make(config)
+            self.assertIsNotNone(Checkpoints(folder, restored, optimizer, state, keep=1).restore())
+            for _ in range(3):
+                update([batch])
+            for one, two in zip(restored.variables, model.variables, strict=True):
+                np.testing.assert_array_equal(one, two)
         return reports
 
     def test_minimum_risk_raises_the_reward(self):
@@ -262,34 +262,42 @@ class TrainingTest(tf.test.TestCase):
     def test_mixer_raises_the_reward_and_its_baseline_learns(self):
         decoder = TransformerDecoderConfig(layers=1, size=8, heads=2, hidden_size=12)
         config = tiny_config('mixer', self.draw.randrange(1000), decoder=decoder, burn_in_step=1, increment_step=1)
-        first, last = self.check(config, 150)
-        self.assertEqual(first['drawn_steps'], 18)
+        with tempfile.TemporaryDirectory() as folder:
+            first, last = self.check(config, 150, folder)
+        self.assertEqual(first['drawn_steps'], 19)
         self.assertGreater(last['reward'], first['reward'] + 0.05)
         self.assertLess(last['baseline_error'], first['baseline_error'])
+
+    def test_the_burn_in_is_likelihood_for_as_many_updates_as_it_says(self):
+        model, objective, *_ = self.make(tiny_config('mixer', burn_in_step=3, increment_step=2))
+        self.assertAllEqual(list(map(objective.drawn_steps, range(8))), [0, 0, 0, 1, 1, 2, 2, 3])
+        batch = pairs(self.draw, 7)
+        parts, first = [objective.loss(objective.phases[0], batch, None, tf.constant(n, tf.int64)) for n in (2, 3)]
+        self.assertAllClose([parts.loss, parts.nll], [model.loss(batch).nll] * 2, rtol=1e-5)
+        self.assertEqual((float(parts.policy_tokens), float(parts.written)), (0, float(parts.tokens)))
+        self.assertGreater(float(first.policy_tokens), 0)
+
+    def test_how_an_update_is_cut_into_batches_changes_no_sample(self):
+        batch = pairs(self.draw, 9)
+        for config in (tiny_config('mixer', increment_step=1), tiny_config('mrt', alpha=1.0, samples=3)):
+            ends = []
+            for cuts in ([(0, 9)], [(0, 2), (2, 9)]):
+                train = dataclasses.replace(config.train, optimizer='sgd', learning_rate=1.0, accumulate=len(cuts))
+                model, _, _, state, update = self.make(dataclasses.replace(config, train=train))
+                before = [v.numpy() for v in model.trainable_variables]
+                state.step.assign(3)  # mixer draws four tokens a sentence
+                update([Batch(*[field[begin:end] for field in batch]) for begin, end in cuts])
+                totals = state.read_totals()
+                self.assertEqual(totals.sentences, 9)
+                self.assertEqual(totals.tokens, float(tf.math.count_nonzero(batch.trg_mask)))
+                ends.append([[totals.reward, totals.written], *[v.numpy() for v in model.trainable_variables]])
+            for whole, parts in zip(*ends, strict=True):
+                self.assertAllClose(whole, parts, rtol=0, atol=1e-5)
+            self.assertGreater(max(np.abs(a - b).max() for a, b in zip(before, ends[0][1:])), 1e-3)
 
     def test_what_cannot_be_is_refused(self):
         with self.assertRaisesRegex(ConfigError, 'train.rl.reward'):
             tiny_config('mixer', reward='chrf')
-
-    def test_the_command_goes_on_from_a_likelihood_model(self):
-        with tempfile.TemporaryDirectory() as folder:
-            config = write_task(os.path.join(folder, 'data'), 'copy', self.draw, train=50, dev=2)
-
-            def run(model_dir, *more):
-                common = (f'--config_file={config}', '--config=config_toy', f'--set=data.cache_dir={folder}/cache')
-                return run_tool(nmt_train.main, *common, f'--model_dir={folder}/{model_dir}', *more)
-
-            self.assertEqual(
-                run('first', '--set=train.max_steps=1', '--set=data.dev_src=', '--set=data.dev_trg=[]')[0], 0
-            )
-            chrf_risk = '--set=train.rl.reward=chrf', '--set=train.rl.samples=3', '--set=train.loss_unit=sentences'
-            more = '--mode=rl', f'--init_from={folder}/first', '--set=train.max_steps=3', *chrf_risk
-            code, out, err = run('risk', *more)
-            self.assertEqual(code, 0, err)
-            self.assertRegex(out, r'warm start .*\n(.*\n)*step 3 .* reward 0\.\d+')
-            code, _, err = run('first', *more)
-            self.assertEqual(code, 2)
-            self.assertIn("train.mode was 'train' and is now 'rl'", err)
 
 
 if __name__ == '__main__':

@@ -186,21 +186,6 @@ class UpdateTest(tf.test.TestCase):
             self.assertAllClose(smoothed, -(want * log_probs).sum(-1), rtol=1e-5, atol=1e-5)
             self.assertAllClose(tape.gradient(smoothed, x), np.exp(log_probs) - want, atol=1e-5)
 
-    def test_scheduled_sampling_at_rate_one_is_the_training_loss(self):
-        from sequencing.dynamic_decode import dynamic_decode
-        from sequencing.feedback import TrainingFeedBack
-
-        batch = part_of(make_batch(self.random), slice(None))
-        model, _, _, _ = self.updater(small_config())
-        memory, state = model.start(batch.src_ids, batch.src_mask, 1, 10)
-        losses = []
-        for rate in (1.0, 0.0):
-            feedback = TrainingFeedBack(batch.trg_ids, batch.trg_mask, 2, rate, tf.constant([3, 4]), batch.index)
-            losses.append(dynamic_decode(model, feedback, state, memory).parts)
-        self.assertAllClose(losses[0].nll, model.loss(batch).nll, rtol=1e-5)
-        self.assertEqual(float(losses[0].tokens), float(model.loss(batch).tokens))
-        self.assertNotAllClose(losses[1].nll, losses[0].nll)
-
 
 if __name__ == '__main__':
     tf.test.main()

@@ -105,7 +105,9 @@ def make_spec(model, config):
         specs.TransformerDecoderSpec(len(decoder.layers), part.heads, **common),
     )
     spec.config.layer_norm_epsilon = encoder.layers[0].self_residual.norm.epsilon
-    longest = 2 * config.decode.max_src_length + 20
+    decode = config.decode
+    outputs = decode.max_length or int(decode.length_ratio * decode.max_src_length) + 20
+    longest = max(decode.max_src_length, outputs) + 1  # with EOS, or BOS
     set_input(spec.encoder, spec.encoder.embeddings[0], model.src_embedding, encoder.input, longest)
     set_input(spec.decoder, spec.decoder.embeddings, model.trg_embedding, decoder.input, longest)
     for stack, made in ((encoder, spec.encoder), (decoder, spec.decoder)):

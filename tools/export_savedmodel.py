@@ -45,7 +45,8 @@ def define_flags(flags):
     absl.DEFINE_string('decode', None, "decoding mode; the model's default otherwise", **own)
     absl.DEFINE_integer('beam_size', None, 'hypotheses that beam search walks', **own)
     absl.DEFINE_float('length_penalty', None, 'exponent of the length penalty of beam search', **own)
-    absl.DEFINE_integer('max_length', None, 'longest output in tokens; 0 for one that follows the source', **own)
+    absl.DEFINE_integer('max_length', None, 'longest output in tokens; 0 for decode.length_ratio x source + 20',
+                         **own)  # fmt: skip
     absl.DEFINE_float('tau', None, 'temperature of the latent noise (flow models)', **own)
     absl.DEFINE_integer('nlen', None, 'lengths to try (iw of flow models)', **own)
     absl.DEFINE_integer('ntr', None, 'latent samples a length (flow models)', **own)

@@ -63,7 +63,8 @@ def export(flags):
     translator = load(flags.model_dir, flags.checkpoint, 'float32')
     check_interpreter_has_it(flags.model_dir, translator.config.model)
     check_size([flags.model_dir], flags.checkpoint)
-    options = options_for(translator.model, translator.config, max_length=flags.max_length or None)
+    mode = 'argmax' if translator.is_flow else 'greedy'
+    options = options_for(translator.model, translator.config, decode=mode, max_length=flags.max_length or None)
     if flags.max_src_length > options.max_src_length:
         raise UserError(f'--max_src_length {flags.max_src_length} is too much: this model reads '
                         f'{options.max_src_length} tokens of a source at most (decode.max_src_length).')  # fmt: skip
@@ -85,6 +86,9 @@ def check_interpreter_has_it(folder, model):
     if model.kind == 'flowseq' and getattr(model.prior, 'transform', '') == 'nlsq':
         raise UserError(f'{folder} has couplings of transform nlsq, which solve their equation in float64; LiteRT has '
                         'float32 only. Export it as a SavedModel (tools/export_savedmodel.py).')  # fmt: skip
+    if model.encoder.kind == 'ava':
+        raise UserError(f'{folder} has an encoder of kind ava, which searches each sentence for its words; LiteRT '
+                        'cannot. Export it as a SavedModel (tools/export_savedmodel.py).')  # fmt: skip
 
 
 def output_size(translator, max_src_length, options):
@@ -114,7 +118,7 @@ def build(translator, max_src_length, longest, options):
             found = fixed_greedy(model, ids, mask, limits, longest, trg_vocab.pad_id)
         return found._asdict()
 
-    signature = [tf.TensorSpec([1, max_src_length], tf.int32, 'src_ids')]
+    signature = [tf.TensorSpec([1, options.max_src_length], tf.int32, 'src_ids')]
     return tf.function(translate, input_signature=signature, autograph=False)
 
 
