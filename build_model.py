@@ -6,15 +6,17 @@ will ever have.
 
 import tensorflow as tf
 
-from sequencing.attention_via_attention import AvEncoder, AvSeq2Seq
+from sequencing.attention_via_attention import AvEncoder
+from sequencing.baseline import Baseline
 from sequencing.convolutional import ConvDecoder, ConvEncoder
 from sequencing.layers import LookUpOp
 from sequencing.losses import cross_entropy
+from sequencing.objectives import Likelihood
 from sequencing.options import ConfigError
 from sequencing.rnn_decoder import AttentionRNNDecoder
 from sequencing.rnn_encoders import StackBidirectionalRNNEncoder, StackRNNEncoder
-from sequencing.seq2seq import Seq2Seq
-from sequencing.sequence_objective import Baseline
+from sequencing.seq2seq import AvSeq2Seq, Seq2Seq
+from sequencing.sequence_objective import SequenceLevel
 from sequencing.transformer import TransformerDecoder, TransformerEncoder
 
 PRECISIONS = {'float32': tf.float32, 'mixed_bfloat16': tf.bfloat16, 'mixed_float16': tf.float16}
@@ -75,6 +77,15 @@ def build_flowseq(config, src_vocab, trg_vocab, dtype=tf.float32):
     from build_flow_model import build_flow_model
 
     return build_flow_model(config, src_vocab, trg_vocab, dtype)
+
+
+def build_objective(model, config, trg_vocab):
+    """What the training of a model minimises; see `sequencing/objectives.py`."""
+    if config.model.kind == 'flowseq':
+        from sequencing.flow_objective import FlowObjective  # needs TensorFlow Probability
+
+        return FlowObjective(model, config)
+    return SequenceLevel(model, config, trg_vocab) if config.train.mode == 'rl' else Likelihood(model, config)
 
 
 def build_rnn_encoder(encoder, input_size):

@@ -30,7 +30,7 @@ from sequencing.diagnosis import first_nonfinite  # noqa: E402
 from sequencing.distribution import STRATEGIES, Stops, choose_distribution  # noqa: E402
 from sequencing.errors import UserError  # noqa: E402
 from sequencing.model_folder import Checkpoints  # noqa: E402
-from sequencing.objectives import build_objective, phase_at  # noqa: E402
+from sequencing.objectives import phase_at  # noqa: E402
 from sequencing.optimizers import LearningRate, build_optimizer  # noqa: E402
 from sequencing.options import to_json  # noqa: E402
 from sequencing.resume import check_resume, check_same_data, unread_by_rl  # noqa: E402
@@ -196,7 +196,7 @@ def prepare(config, model_dir, init_from, changes, distribution):
         model = build_model.build_model(config, src_vocab, trg_vocab)
         optimizer = build_optimizer(config.train)
         optimizer.build(model.trainable_variables)
-    objective = build_objective(model, config, trg_vocab)
+    objective = build_model.build_objective(model, config, trg_vocab)
     unit = objective.length_unit
     inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir, unit)
     state = TrainingState(len(build_inputs.Position._fields), objective.parts)

@@ -13,7 +13,6 @@ import tensorflow as tf
 from sequencing.attention import Attention
 from sequencing.layers import LinearOp, glorot_uniform, matmul
 from sequencing.rnn_encoders import StackBidirectionalRNNEncoder
-from sequencing.seq2seq import Seq2Seq
 from sequencing.structures import AttentionMemory, EncoderOutput
 
 _LEAST = 1e-30  # what the powers of a word add up to at least: one over it is still a float32
@@ -151,20 +150,3 @@ class AvAttention(Attention):
     def shown(weights, memory):
         """The weights of characters alone: those are the tokens of the source."""
         return weights[:, :, tf.shape(memory.mask.words)[1] :]
-
-
-class AvSeq2Seq(Seq2Seq):
-    """`Seq2Seq` from characters, with an `AvEncoder` and an `AvAttention`.
-
-    Args:
-      space_id: of the source.
-      the others: as in `Seq2Seq`.
-    """
-
-    def __init__(self, *parts, space_id, name='seq2seq', **options):
-        super().__init__(*parts, name=name, **options)
-        self.space_id = space_id
-
-    def encode(self, src_ids, src_mask, seed=None):
-        words = find_words(src_ids, src_mask, self.space_id)
-        return self.encoder(self.src_embedding(src_ids, self.dtype), src_mask, words, seed)

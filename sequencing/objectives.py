@@ -78,16 +78,3 @@ class Likelihood:
           totals: has the sums since the last line under the names of `parts`; step: updates done.
         """
         return {} if self.teaches else {'teacher_rate': float(teacher_rate(self.sampling, max(step - 1, 0)))}
-
-
-def build_objective(model, config, trg_vocab):
-    """The objective of a model."""
-    if config.model.kind == 'flowseq':
-        from sequencing.flow_objective import FlowObjective
-
-        return FlowObjective(model, config)
-    if config.train.mode == 'rl':
-        from sequencing.sequence_objective import SequenceLevel
-
-        return SequenceLevel(model, config, trg_vocab)
-    return Likelihood(model, config)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from sequencing.attention_via_attention import find_words
 from sequencing.layers import LinearOp, matmul
 from sequencing.losses import cross_entropy
 from sequencing.search import MODES, rows_per_source, search
@@ -29,7 +30,7 @@ class Seq2Seq(tf.Module):
       tie_output: score tokens with the target embedding instead of a matrix of their own.
       dtype: of the arithmetic.
       label_smoothing: of the training loss.
-      baseline: `sequence_objective.Baseline`, which MIXER trains and nothing else reads.
+      baseline: `Baseline`, which MIXER trains and nothing else reads.
     """
 
     def __init__(self, src_embedding, trg_embedding, encoder, decoder, vocab_size, bos_id, eos_id, tie_output=False,
@@ -140,3 +141,20 @@ class Seq2Seq(tf.Module):
     def translate(self, src_ids, src_mask, limits, options, prefix=None, shortlist=None, seed=None):
         """Decodes a batch: see `search.search`."""
         return search(self, src_ids, src_mask, limits, options, prefix, shortlist, seed)
+
+
+class AvSeq2Seq(Seq2Seq):
+    """`Seq2Seq` from characters, with an `AvEncoder` and an `AvAttention`.
+
+    Args:
+      space_id: of the source.
+      the others: as in `Seq2Seq`.
+    """
+
+    def __init__(self, *parts, space_id, name='seq2seq', **options):
+        super().__init__(*parts, name=name, **options)
+        self.space_id = space_id
+
+    def encode(self, src_ids, src_mask, seed=None):
+        words = find_words(src_ids, src_mask, self.space_id)
+        return self.encoder(self.src_embedding(src_ids, self.dtype), src_mask, words, seed)

@@ -11,7 +11,6 @@ import tensorflow as tf
 from sequencing import noise
 from sequencing.dynamic_decode import dynamic_decode
 from sequencing.feedback import RLTrainingFeedBack, SampleFeedBack
-from sequencing.layers import LinearOp
 from sequencing.losses import cross_entropy
 from sequencing.objectives import Likelihood, Phase
 from sequencing.rewards import characters_of, chrf, prefix_bleu
@@ -39,24 +38,6 @@ class Written(NamedTuple):
     ids: tf.Tensor  # [M, T] int32, EOS included, PAD after it
     mask: tf.Tensor  # [M, T] bool
     lengths: tf.Tensor  # [M] int32, EOS not counted
-
-
-class Baseline(tf.Module):
-    """Expects the reward that is still to come, from the decoder's features before a token is chosen.
-
-    Nothing flows back into the decoder.
-    """
-
-    def __init__(self, size, name='baseline'):
-        super().__init__(name=name)
-        with self.name_scope:
-            self.hidden = LinearOp(size, size, name='hidden')
-            self.output = LinearOp(size, 1, name='output')
-
-    def __call__(self, features):
-        """`[..., size]` float of any dtype to `[...]` float32."""
-        features = tf.cast(tf.stop_gradient(features), tf.float32)
-        return tf.squeeze(self.output(tf.nn.relu(self.hidden(features))), axis=-1)
 
 
 def write(model, encoded, feedback):

@@ -34,7 +34,7 @@ class AttentionMemory(NamedTuple):
 
     keys: tf.Tensor  # [B, S, K] float, already projected where the attention compares projected keys
     values: tf.Tensor  # [B, S, V] float
-    mask: tf.Tensor  # [B, S] bool
+    mask: Any  # [B, S] bool, or a `Spelling` where words and characters stand in one memory
 
 
 class EncoderOutput(NamedTuple):
@@ -42,7 +42,7 @@ class EncoderOutput(NamedTuple):
 
     outputs: tf.Tensor  # [B, S, D] float, zero on padding
     mask: tf.Tensor  # [B, S] bool
-    final_state: Any  # a nest of [B, ...] floats, or () for encoders that keep none
+    final_state: Any  # a nest of [B, ...] tensors, `Characters` of an `AvEncoder`, or () for encoders that keep none
 
 
 class LossParts(NamedTuple):

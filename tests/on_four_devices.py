@@ -17,11 +17,11 @@ tf.config.set_logical_device_configuration(
 
 import nmt_infer  # noqa: E402
 import nmt_train  # noqa: E402
-from build_model import build_model  # noqa: E402
+from build_model import build_model, build_objective  # noqa: E402
 from sequencing.config import TrainConfig  # noqa: E402
 from sequencing.distribution import Distribution, choose_distribution, mirrored, tf_variable  # noqa: E402
 from sequencing.flow_config import FlowTrainConfig  # noqa: E402
-from sequencing.objectives import Likelihood, build_objective  # noqa: E402
+from sequencing.objectives import Likelihood  # noqa: E402
 from sequencing.optimizers import build_optimizer  # noqa: E402
 from sequencing.structures import Batch  # noqa: E402
 from sequencing.training import FIRST_LOSS_SCALE, TrainingState, Updater  # noqa: E402

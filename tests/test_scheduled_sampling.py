@@ -8,10 +8,10 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
+from build_model import build_objective
 from sequencing import noise
 from sequencing.config import TrainConfig
 from sequencing.model_folder import Checkpoints
-from sequencing.objectives import build_objective
 from sequencing.optimizers import build_optimizer
 from sequencing.options import ConfigError
 from sequencing.scheduled_sampling import mixed_inputs, teacher_rate

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from sacrebleu.metrics import BLEU, CHRF
 
-from build_model import build_model
+from build_model import build_model, build_objective
 from sequencing.config import (
     Config,
     RNNDecoderConfig,
@@ -21,7 +21,6 @@ from sequencing.config import (
 )
 from sequencing.feedback import RLTrainingFeedBack
 from sequencing.model_folder import Checkpoints
-from sequencing.objectives import build_objective
 from sequencing.optimizers import build_optimizer
 from sequencing.options import ConfigError
 from sequencing.rewards import characters_of, chrf, prefix_bleu

@@ -6,7 +6,6 @@ from collections import defaultdict
 
 import build_inputs
 import build_model
-from sequencing.objectives import build_objective
 from sequencing.options import flatten
 from sequencing.warm_start import named_variables
 
@@ -22,7 +21,7 @@ def explain(config, origins, model_dir):
         cache_dir = config.data.cache_dir or os.path.join(scratch, 'cache')
         src_vocab, trg_vocab = build_inputs.build_vocabs(config, vocab_dir)
         model = build_model.build_model(config, src_vocab, trg_vocab)
-        unit = build_objective(model, config, trg_vocab).length_unit
+        unit = build_model.build_objective(model, config, trg_vocab).length_unit
         inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir, unit)
         print(f'\nvocabularies\n  source {src_vocab.size} tokens, target {trg_vocab.size} tokens')
         print(f'\ndata\n{inputs.report}')
