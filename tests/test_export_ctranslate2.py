@@ -10,6 +10,7 @@ import ctranslate2
 import numpy as np
 import tensorflow as tf
 
+from sequencing.config import DecodeConfig
 from tests.families import TRANSFORMER, WORDS, make_translator, save_translator
 from tests.support import seeds
 from tools import export_ctranslate2
@@ -97,6 +98,14 @@ class ExportTest(unittest.TestCase):
         found = ctranslate2.Translator(served, intra_threads=1).translate_batch([source], max_decoding_length=3)
         self.assertEqual(len(found), 1)
         self.assertTrue(np.isfinite(found[0].scores or [0.0]).all())
+
+    def test_positions_reach_as_far_as_outputs_do(self):
+        for ratio, places in ((0.5, 60 + 1), (3.0, 3 * 60 + 20 + 1)):
+            decode = DecodeConfig(length_ratio=ratio, max_src_length=60)
+            translator = make_translator('transformer', 1, decode=decode)
+            spec = export_ctranslate2.make_spec(translator.model, translator.config)
+            for side in (spec.encoder, spec.decoder):
+                self.assertEqual(len(side.position_encodings.encodings), places)
 
 
 if __name__ == '__main__':
