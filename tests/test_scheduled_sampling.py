@@ -135,7 +135,7 @@ class FedByHandTest(tf.test.TestCase):
             encoded = model.encode(source, mask)
             fed = lambda rate, choice: mixed_inputs(model, encoded, batch, tf.constant(rate), self.seed, choice)
             self.assertAllEqual(fed(1.0, 'sample'), model.inputs(ids))
-            probs = tf.nn.softmax(model.logits(model.read(encoded, model.inputs(ids), ids > 0)[0][0, 0])).numpy()
+            probs = tf.nn.softmax(model.logits(model.read(encoded, model.inputs(ids), ids > 0)[0][:1, 0]))[0].numpy()
             shares = np.bincount(fed(0.0, 'sample')[:, 1].numpy(), minlength=12) / rows
             for share, chance in zip(shares, probs):  # a token more or two, where hardly any is expected
                 self.assertLess(abs(share - chance), 5 * math.sqrt(chance * (1 - chance) / rows) + 2 / rows)
