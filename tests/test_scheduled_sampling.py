@@ -168,9 +168,10 @@ class ScheduleInTrainingTest(tf.test.TestCase):
         batches = [[make_batch(draw)] for _ in range(4)]
         with tempfile.TemporaryDirectory() as folder:
             weights = []
+            config = make_translator('rnn', 1, train=train).config
             for seed in (1, 2):
-                translator = make_translator('rnn', seed, train=train)
-                model, objective = translator.model, build_objective(translator.model, translator.config, None)
+                model = make_translator('rnn', seed, train=train).model
+                objective = build_objective(model, config, None)
                 optimizer, state = build_optimizer(train), TrainingState(1)
                 optimizer.build(model.trainable_variables)
                 checkpoints = Checkpoints(os.path.join(folder, 'model'), model, optimizer, state, keep=1)
