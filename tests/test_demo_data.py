@@ -103,7 +103,9 @@ class AgreementTest(unittest.TestCase):
     def phrases(self, text):
         """(words before the noun, noun, position) of each noun phrase of a sentence."""
         words = re.findall(r'\w+', text)
-        words[0] = words[0] if noun_cases(words[0]) or words[0] in g.NAMES else words[0][0].lower() + words[0][1:]
+        # Only plurals stand first without a determiner: 'Laden' is a verb there, not the shop.
+        is_noun = 'Np' in noun_cases(words[0]) or words[0] in g.NAMES
+        words[0] = words[0] if is_noun else words[0][0].lower() + words[0][1:]
         for i, word in enumerate(words):
             if noun_cases(word):
                 start = i

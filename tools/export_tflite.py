@@ -118,7 +118,7 @@ def build(translator, max_src_length, longest, options):
             found = fixed_greedy(model, ids, mask, limits, longest, trg_vocab.pad_id)
         return found._asdict()
 
-    signature = [tf.TensorSpec([1, options.max_src_length], tf.int32, 'src_ids')]
+    signature = [tf.TensorSpec([1, max_src_length], tf.int32, 'src_ids')]
     return tf.function(translate, input_signature=signature, autograph=False)
 
 
