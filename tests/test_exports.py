@@ -72,7 +72,7 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
             self.assertEqual(vocab.tokens[4:], WORDS)
         self.assertLess(sizes['float16'], 0.7 * sizes['float32'])
         self.assertLess(sizes['int8'], sizes['float16'])
-        for [found], bound in zip(run_elsewhere(LITE_FILES, asked, self.folder), (1e-3, 1e-2, 0.3)):
+        for [found], bound in zip(run_elsewhere(LITE_FILES, asked, self.folder), (1e-3, 5e-2, 1.0)):
             pieces = translator.trg_vocab.pieces(found['ids'][: found['lengths']])
             [score] = translator.score([line], [pieces])
             self.assertLess(abs(found['scores'] - score), bound)  # the original's, of what this one said
