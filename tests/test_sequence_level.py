@@ -218,7 +218,9 @@ class EnumerationTest(tf.test.TestCase):
                 self.assertLess(abs(share - chance), 5 * math.sqrt(chance * (1 - chance) / rows) + 2e-3)
 
 
-class TrainingTest(tf.test.TestCase):
+class TrainingTestCase(tf.test.TestCase):
+    """Trains tiny models; `system_tests/test_sequence_level.py` has bars for what they learn."""
+
     def setUp(self):
         super().setUp()
         self.draw = seeds(self)
@@ -233,7 +235,7 @@ class TrainingTest(tf.test.TestCase):
         return model, objective, optimizer, state, update
 
     def check(self, config, updates, folder=None):
-        """Trains on one batch, where rewards rise; with a folder, a training restored from it goes on to the bit."""
+        """Trains on one batch; with a folder, a training restored from it goes on to the bit."""
         batch, reports = pairs(self.draw, 12), []
         model, objective, optimizer, state, update = self.make(config)
         for n in range(updates):
@@ -254,18 +256,19 @@ class TrainingTest(tf.test.TestCase):
                 np.testing.assert_array_equal(one, two)
         return reports
 
-    def test_minimum_risk_raises_the_reward(self):
-        first, last = self.check(tiny_config('mrt', self.draw.randrange(1000), alpha=1.0, samples=5), 70)
-        self.assertGreater(last['reward'], first['reward'] + 0.1)
 
-    def test_mixer_raises_the_reward_and_its_baseline_learns(self):
+class TrainingTest(TrainingTestCase):
+    def test_minimum_risk_trains_with_one_trace(self):
+        for report in self.check(tiny_config('mrt', self.draw.randrange(1000), alpha=1.0, samples=5), 24):
+            self.assertBetween(report['reward'], 0.0, 1.0)
+
+    def test_mixer_restored_goes_on_to_the_bit(self):
         decoder = TransformerDecoderConfig(layers=1, size=8, heads=2, hidden_size=12)
         config = tiny_config('mixer', self.draw.randrange(1000), decoder=decoder, burn_in_step=1, increment_step=1)
         with tempfile.TemporaryDirectory() as folder:
-            first, last = self.check(config, 150, folder)
-        self.assertEqual(first['drawn_steps'], 19)
-        self.assertGreater(last['reward'], first['reward'] + 0.05)
-        self.assertLess(last['baseline_error'], first['baseline_error'])
+            first, last = self.check(config, 24, folder)
+        self.assertEqual((first['drawn_steps'], last['drawn_steps']), (19, 20))
+        self.assertGreater(last['baseline_error'], 0.0)
 
     def test_the_burn_in_is_likelihood_for_as_many_updates_as_it_says(self):
         model, objective, *_ = self.make(tiny_config('mixer', burn_in_step=3, increment_step=2))
