@@ -1,4 +1,4 @@
-"""Runs the short form of every benchmark of this folder, one after another; `make bench`."""
+"""Runs short forms of the benchmarks below, one after another; `make bench`."""
 
 import os
 import subprocess
