@@ -128,6 +128,36 @@ def real_text(language):
     )  # fmt: skip
 
 
+def config_en2de_flow():
+    """English to German with FlowSeq, on short sentences of real text; see docs/flowseq.md for better targets."""
+    base = real_text('de')
+    tokens = VocabConfig('unigram', size=4000)
+    return dataclasses.replace(
+        base,
+        data=dataclasses.replace(
+            base.data, src_vocab=tokens, trg_vocab=tokens, joint_vocab=True, max_src_length=24, max_trg_length=24
+        ),
+        model=FlowSeqConfig(
+            embedding_size=192,
+            latent_size=192,
+            hidden_size=512,
+            share_embeddings=True,
+            tie_output=True,
+            encoder=FlowTransformerEncoderConfig(layers=3, heads=4),
+            posterior=FlowTransformerPosteriorConfig(layers=2, heads=4),
+            decoder=FlowTransformerDecoderConfig(layers=3, heads=4),
+            prior=FlowPriorConfig(steps=(1, 1), factors=(2,), hidden_size=192, heads=4),
+        ),
+        train=TrainConfig(
+            optimizer='adamw', amsgrad=True, weight_decay=1e-3, learning_rate=1e-3, schedule='exponential',
+            decay_rate=0.9999, decay_steps=1, clip_norm=1.0, label_smoothing=0.1, loss_unit='sentences',
+            batch_size=1500, max_steps=16_000, validate_every=1000, save_every=1000, beta_2=0.98,
+            flow=FlowTrainConfig(reconstruction_steps=1500, kl_warmup_steps=4000, glancing=1.0),
+        ),
+        model_dir='runs/en2de_flow',
+    )  # fmt: skip
+
+
 def config_char_en2de():
     """From characters to characters; for subwords to characters add --set data.src_vocab.kind=unigram
     --set data.src_vocab.size=8000 --set decode.length_ratio=12."""

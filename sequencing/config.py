@@ -330,6 +330,10 @@ class Config:
     def problems(self):
         if self.model.share_embeddings and not self.data.joint_vocab:
             yield 'model.share_embeddings', 'needs one vocabulary for both sides: set data.joint_vocab to true.'
+        weights = self.train.flow.kl_level_weights
+        if weights and self.model.kind == 'flowseq' and len(weights) != self.model.prior.levels:
+            yield ('train.flow.kl_level_weights', f'has one for each of the {self.model.prior.levels} levels of '
+                   f'model.prior; got {weights}.')  # fmt: skip
         if self.model.kind == 'flowseq' and self.train.mode == 'rl':
             yield 'train.mode', "is 'rl', which is for autoregressive models; a flow model has no such training."
         if self.model.kind == 'flowseq' and self.train.sampling != SamplingConfig():

@@ -134,6 +134,10 @@ class FlowPriorConfig:
     unmasked_first: bool = option(False, 'first convolution writes into padding, as in the published code; only for '
                                   'models imported from it')  # fmt: skip
 
+    @property
+    def levels(self):
+        return len(self.steps)
+
     def problems(self):
         if len(self.factors) != len(self.steps) - 1:
             yield 'factors', f'has one entry for each of the {len(self.steps)} levels but the last; got {self.factors}.'
@@ -151,6 +155,7 @@ class GaussianPriorConfig:
     heads: int = option(8, 'heads of attention', at_least=1)
     dropout: float = _rate(0.0, _DROPOUT)
     length_unit: int = option(4, 'target lengths are multiples of it', at_least=1)
+    levels = 1
 
 
 @dataclass(frozen=True)
@@ -239,3 +244,10 @@ class FlowTrainConfig:
     kl_cycle_steps: int = option(0, 'updates after which it rises from 0 again (Fu et al., 2019); 0 for never',
                                  at_least=0)  # fmt: skip
     free_bits: float = option(0.0, 'nats of KL a target position that cost nothing (Kingma et al., 2016)', at_least=0)
+    kl_level_weights: tuple[float, ...] = option((), 'of the part of each level of the prior in the KL that is paid; '
+                                                 'empty for 1', at_least=0)  # fmt: skip
+    glancing: float = option(0.0, 'weight of the loss of glanced targets, which teaches the decoder on latents of the '
+                             'prior (Qian et al., 2021); 0 for none', at_least=0)  # fmt: skip
+    glancing_from: float = option(0.5, 'positions that are shown for each one that decoding had wrong, in the first '
+                                  'update after reconstruction', at_least=0, at_most=1)  # fmt: skip
+    glancing_to: float = option(0.3, 'the same in the last update, linearly in between', at_least=0, at_most=1)

@@ -53,7 +53,8 @@ class FlowObjective:
         # Noise belongs to (seed, update, pair), however the pairs of an update are cut into batches and replicas.
         noise_seed = tf.stack([tf.constant(self.seed, tf.int32), tf.cast(step, tf.int32)])
         return self.model.loss(batch, seed, phase.name, self.kl_weight(phase, step), recipe.samples,
-                               free_bits=recipe.free_bits, noise_seed=noise_seed)  # fmt: skip
+                               free_bits=recipe.free_bits, noise_seed=noise_seed, level_weights=recipe.kl_level_weights,
+                               glancing=recipe.glancing, glancing_ratio=self.glancing_ratio(phase, step))  # fmt: skip
 
     def validation_loss(self, phase, batch):
         return self.model.loss(batch, phase=phase.name, samples=_VALIDATION_SAMPLES, smooth=False)
@@ -73,6 +74,12 @@ class FlowObjective:
             done %= float(recipe.kl_cycle_steps)
         return recipe.kl_weight * tf.minimum(1.0, (done + 1.0) / max(recipe.kl_warmup_steps, 1))
 
+    def glancing_ratio(self, phase, step):
+        """From `glancing_from` to `glancing_to`, linearly over the phase."""
+        recipe = self.recipe
+        done = tf.cast(step - phase.first, tf.float32) / max(phase.steps - 1, 1)
+        return recipe.glancing_from + (recipe.glancing_to - recipe.glancing_from) * tf.minimum(done, 1.0)
+
     def report(self, phase, totals, step):
         values = {'reconstruction': totals.reconstruction / totals.tokens}
         if phase.name == FULL:
@@ -80,6 +87,9 @@ class FlowObjective:
             for i in range(self.levels if self.levels > 1 else 0):
                 values[f'kl_level_{i}'] = getattr(totals, f'kl_level_{i}') / totals.tokens
             values['kl_weight'] = float(self.kl_weight(phase, max(step - 1, phase.first)))
+            if self.recipe.glancing and totals.first_look:  # the dev set has no first look
+                values['glancing'] = totals.glancing / totals.tokens
+                values['first_look'] = totals.first_look / totals.tokens
         values['length'] = totals.length / totals.sentences
         if totals.out_of_reach:  # the share of sentences of a length that the predictor has no place for
             values['out_of_reach'] = totals.out_of_reach / totals.sentences

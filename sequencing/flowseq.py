@@ -17,6 +17,7 @@ from sequencing import flowseq_decoding, noise
 from sequencing.blocks import Rows
 from sequencing.flowseq_encoders import last_state
 from sequencing.flowseq_posteriors import sample_posterior
+from sequencing.glancing import glancing_loss
 from sequencing.losses import cross_entropy
 
 RECONSTRUCTION, FULL = 'reconstruction', 'bound'  # the two phases of training
@@ -33,6 +34,8 @@ class FlowLoss(NamedTuple):
     smoothed_reconstruction: tf.Tensor  # scalar, as trained on
     kl: tf.Tensor  # scalar, log q(z) - log p(z | x), a Monte-Carlo value that can be negative; 0 in the first phase
     length: tf.Tensor  # scalar, plain -log p(T | x)
+    glancing: tf.Tensor  # scalar, smoothed loss of glanced targets before its weight; 0 where it is not asked for
+    first_look: tf.Tensor  # scalar float, target positions that argmax from the prior's latent had right; 0 likewise
     out_of_reach: tf.Tensor  # scalar float, sentences whose length the predictor cannot express
     kl_by_level: tf.Tensor  # [levels], which add up to kl; log q(z) is shared out by the latent's channels and steps
 
@@ -162,9 +165,11 @@ class FlowSeq(tf.Module):
         )
         return log_det - 0.5 * rows.sums(tf.square(rows.flat(noise)) + math.log(2.0 * math.pi))
 
-    def cross_entropies(self, z, trg_ids, rows, source, seed=None):
-        """-log p(y | z, x), smoothed and plain, each `[B]` in nats; z is flat, `trg_ids` `[B, T]`."""
-        real = tf.reshape(tf.cast(tf.where(rows.real[:, 0]), tf.int32), [-1])
+    def cross_entropies(self, z, trg_ids, rows, source, seed=None, counted=None):
+        """-log p(y | z, x), smoothed and plain, each `[B]` in nats; z is flat, `trg_ids` `[B, T]`; `counted` `[B, T]`
+        bool says which real positions count, None for all."""
+        counted = rows.real[:, 0] if counted is None else tf.reshape(counted, [-1])
+        real = tf.reshape(tf.cast(tf.where(counted), tf.int32), [-1])
         targets = tf.gather(tf.reshape(trg_ids, [-1]), real)
         smoothed, nll = cross_entropy(self.logits(z, rows, source, seed, real), targets, self.label_smoothing)
         return [tf.math.unsorted_segment_sum(x, real // rows.time, rows.batch) for x in (smoothed, nll)]
@@ -176,7 +181,7 @@ class FlowSeq(tf.Module):
         return *losses, self.length_predictor.expressible(source.lengths, lengths) != lengths
 
     def loss(self, batch, seed=None, phase=FULL, kl_weight=1.0, samples=1, draws=None, smooth=True, free_bits=0.0,
-             noise_seed=None):  # fmt: skip
+             noise_seed=None, level_weights=(), glancing=0.0, glancing_ratio=0.0):  # fmt: skip
         """The training loss.
 
         Args:
@@ -190,6 +195,9 @@ class FlowSeq(tf.Module):
           draws: `[B, samples, T, D]` standard normal, in place of the keyed noise.
           smooth: whether the loss is the smoothed one.
           free_bits: nats of KL a position that cost nothing (Kingma et al., 2016, section 2.5), sentence by sentence.
+          level_weights: of the prior's levels in the KL that is paid, one each; empty for 1.
+          glancing: weight of the loss of glanced targets (see `glancing`), FULL only; 0 leaves them out.
+          glancing_ratio: scalar, how many positions are given for one that was wrong.
         Returns:
           `FlowLoss`; reconstruction and KL are means over the samples.
         """
@@ -199,6 +207,7 @@ class FlowSeq(tf.Module):
         if phase == RECONSTRUCTION:
             smoothed, plain = self.cross_entropies(mean, batch.trg_ids, rows, source, seed)
             kl_by_level = tf.zeros([rows.batch, len(self.prior.level_shares)])
+            glanced = right = tf.zeros([rows.batch])
         else:
             if draws is None:
                 draws = self.latent_noise(seed if noise_seed is None else noise_seed, batch.index, samples, rows.time)
@@ -208,17 +217,22 @@ class FlowSeq(tf.Module):
             trg_ids = tf.repeat(batch.trg_ids, samples, axis=0)
             losses = self.cross_entropies(z, trg_ids, many, source, seed)
             smoothed, plain = [_mean_of_samples(x, samples) for x in losses]
+            glanced = right = tf.zeros([rows.batch])
+            if glancing:
+                glanced, right = glancing_loss(self, source, batch, rows, mean, glancing_ratio, seed, noise_seed)
         kl = tf.reduce_sum(kl_by_level, axis=1)
         smoothed_length, length, out_of_reach = self.length_loss(source, rows, seed)
         trained = smoothed + smoothed_length if smooth else plain + length
-        paid = tf.maximum(kl, free_bits * rows.counts(kl.dtype)) if free_bits else kl
+        paid = tf.linalg.matvec(kl_by_level, tf.constant(level_weights, kl.dtype)) if level_weights else kl
+        if free_bits:
+            paid = tf.maximum(paid, free_bits * rows.counts(kl.dtype))
         real = tf.reduce_any(batch.trg_mask, axis=1)  # a sentence that fills up a batch adds nothing
 
         def total(x):
             return tf.reduce_sum(tf.where(real, tf.cast(x, tf.float32), 0.0))
 
         return FlowLoss(
-            loss=total(trained + kl_weight * paid),
+            loss=total(trained + kl_weight * paid + glancing * glanced),
             nll=total(plain + kl),
             tokens=tf.reduce_sum(rows.counts(tf.float32)),
             sentences=total(tf.ones_like(plain)),
@@ -226,6 +240,8 @@ class FlowSeq(tf.Module):
             smoothed_reconstruction=total(smoothed),
             kl=total(kl),
             length=total(length),
+            glancing=total(glanced),
+            first_look=total(right),
             out_of_reach=total(out_of_reach),
             kl_by_level=tf.stack([total(level) for level in tf.unstack(kl_by_level, axis=1)]),
         )
