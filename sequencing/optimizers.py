@@ -7,11 +7,17 @@ import tensorflow as tf
 class SumsGiven:
     """A Keras optimizer that takes gradients as they are: summed over replicas already, checked and clipped.
 
-    Keras would add them up once more.
+    Keras would add them up once more. What is the same for all variables is computed once: deep flows have thousands,
+    and each of them would get operations of its own.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         return grads_and_vars
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        kept = tf.where(self.iterations.value > 0, self.ema_momentum, 0.0)  # the first average is what there is
+        for variable, average in zip(trainable_variables, self._model_variables_moving_average):
+            average.assign(kept * average.value + (1.0 - kept) * variable)
 
 
 class SGD(SumsGiven, keras.optimizers.SGD):
@@ -25,16 +31,27 @@ class FusedAdam(SumsGiven, keras.optimizers.Adam):
     decoupled weight decay: Loshchilov and Hutter, 2019).
     """
 
-    def update_step(self, gradient, variable, learning_rate):
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        step = tf.cast(self.iterations.value + 1, tf.float32)
+        rate = tf.cast(learning_rate, tf.float32)
+        numbers = tf.stack([rate, self.beta_1**step, self.beta_2**step, rate * (self.weight_decay or 0.0)])
+        super()._backend_update_step(grads, trainable_variables, numbers)
+
+    def _apply_weight_decay(self, variables):
+        """Nothing: it belongs to `update_step`."""
+
+    def update_step(self, gradient, variable, numbers):
+        rate, beta1_power, beta2_power, decay = tf.unstack(numbers)
+        if self.weight_decay and self._use_weight_decay(variable):
+            variable.assign_sub(variable * decay)
         place = self._get_variable_index(variable)
-        step = tf.cast(self.iterations + 1, tf.float32)
         common = {
             'var': variable.handle,
             'm': self._momentums[place].value.handle,
             'v': self._velocities[place].value.handle,
-            'beta1_power': tf.cast(self.beta_1, tf.float32) ** step,
-            'beta2_power': tf.cast(self.beta_2, tf.float32) ** step,
-            'lr': tf.cast(learning_rate, tf.float32),
+            'beta1_power': beta1_power,
+            'beta2_power': beta2_power,
+            'lr': rate,
             'beta1': self.beta_1,
             'beta2': self.beta_2,
             'epsilon': self.epsilon,

@@ -137,13 +137,15 @@ class UpdateTest(tf.test.TestCase):
             results = []
             for kind in (FusedAdam, keras.optimizers.Adam):
                 variables = [tf.Variable(s) for s in start]
-                optimizer = kind(0.01, weight_decay=decay, amsgrad=amsgrad, beta_1=0.8, beta_2=0.95)
+                optimizer = kind(0.01, weight_decay=decay, amsgrad=amsgrad, beta_1=0.8, beta_2=0.95, use_ema=True,
+                                 ema_momentum=0.7)  # fmt: skip
                 optimizer.build(variables)
                 random = np.random.default_rng(7)
                 for _ in range(5):
                     gradients = [tf.constant(random.normal(size=v.shape), tf.float32) for v in variables]
                     optimizer.apply(gradients, variables)
-                results.append([v.numpy() for v in variables])
+                averages = optimizer._model_variables_moving_average
+                results.append([v.numpy() for v in (*variables, *averages)])
             for got, want in zip(*results):
                 self.assertAllClose(got, want, atol=1e-6)
 
