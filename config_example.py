@@ -138,21 +138,21 @@ def config_en2de_flow():
             base.data, src_vocab=tokens, trg_vocab=tokens, joint_vocab=True, max_src_length=24, max_trg_length=24
         ),
         model=FlowSeqConfig(
-            embedding_size=192,
-            latent_size=192,
+            embedding_size=128,
+            latent_size=128,
             hidden_size=512,
             share_embeddings=True,
             tie_output=True,
             encoder=FlowTransformerEncoderConfig(layers=3, heads=4),
             posterior=FlowTransformerPosteriorConfig(layers=2, heads=4),
             decoder=FlowTransformerDecoderConfig(layers=3, heads=4),
-            prior=FlowPriorConfig(steps=(1, 1), factors=(2,), hidden_size=192, heads=4),
+            prior=FlowPriorConfig(steps=(1, 1), factors=(2,), hidden_size=128, heads=4),
         ),
         train=TrainConfig(
-            optimizer='adamw', amsgrad=True, weight_decay=1e-3, learning_rate=1e-3, schedule='exponential',
-            decay_rate=0.9999, decay_steps=1, clip_norm=1.0, label_smoothing=0.1, loss_unit='sentences',
-            batch_size=1500, max_steps=16_000, validate_every=1000, save_every=1000, beta_2=0.98,
-            flow=FlowTrainConfig(reconstruction_steps=1500, kl_warmup_steps=4000, glancing=1.0),
+            optimizer='adamw', amsgrad=True, weight_decay=1e-3, learning_rate=1.5e-3, schedule='cosine', beta_2=0.98,
+            warmup_steps=200, clip_norm=1.0, label_smoothing=0.1, loss_unit='sentences', batch_size=3000,
+            max_steps=2200, validate_every=500, save_every=500,
+            flow=FlowTrainConfig(reconstruction_steps=500, kl_warmup_steps=800, free_bits=3.0, glancing=1.0),
         ),
         model_dir='runs/en2de_flow',
     )  # fmt: skip

@@ -25,8 +25,8 @@ class FeatureSplit:
 
     def divide(self, x, at):
         """Flat rows to (what conditions, its `Conditions`, what changes, its `Conditions`)."""
-        if self.interleaved:
-            parts = x[:, ::2], x[:, 1::2]
+        if self.interleaved:  # not by slices with a stride, whose gradients are five times as slow on CPUs
+            parts = tf.unstack(tf.reshape(x, [-1, self.changed_size, 2]), axis=2)
         else:
             sizes = [self.condition_size, self.changed_size]
             parts = tf.split(x, sizes if self.order == 'up' else sizes[::-1], axis=1)
@@ -57,8 +57,8 @@ class TimeSplit:
     def divide(self, x, at):
         if isinstance(at.rows.time, int) and at.rows.time % 2:
             raise ValueError(f'steps are coupled in pairs: T has to be even; got {at.rows.time}')
-        pairs = tf.reshape(x, [-1, 2, self.depth])
-        even, odd = (pairs[:, 0], at.even()), (pairs[:, 1], at.odd())
+        even, odd = tf.unstack(tf.reshape(x, [-1, 2, self.depth]), axis=1)
+        even, odd = (even, at.even()), (odd, at.odd())
         return (*even, *odd) if self.order == 'up' else (*odd, *even)
 
     def join(self, condition, changed, at):
