@@ -52,7 +52,7 @@ def benchmark(values):
     peer = []
     for _ in range(values.rounds):
         if values.peer:
-            peer.append(milliseconds(shlex.split(values.peer)))
+            peer.append(milliseconds(values.peer))
         for precision in values.precisions:
             ours[precision].append(milliseconds([
                 sys.executable, __file__, f'--measure={precision}', f'--threads={values.threads}',
@@ -71,8 +71,10 @@ def benchmark(values):
 
 
 def milliseconds(command):
-    """Runs a command and returns the median of each case in its output."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    """Runs a command, a list or a line for a shell, and returns the median of each case in its output."""
+    done = subprocess.run(
+        shlex.split(command) if isinstance(command, str) else command, stdout=subprocess.PIPE, text=True, check=True
+    )
     found = re.findall(r'^(.*?)\s+wall med\s+([\d.]+) ms', done.stdout, re.MULTILINE)
     return {name: float(number) for name, number in found}
 
@@ -113,26 +115,29 @@ def measure(values):
 
 def base_model(precision):
     """FlowSeq base with random weights, whose likeliest lengths are the source's, one unit more and one less."""
-    import types
-
     import tensorflow as tf
 
     from build_model import build_model
-    from sequencing.config import Config, DataConfig
-    from sequencing.flow_config import FlowSeqConfig
 
-    vocab = types.SimpleNamespace(size=VOCAB, pad_id=0, unk_id=1, eos_id=2, bos_id=None, tokens=None)
-    config = Config(
-        data=DataConfig(joint_vocab=True),
-        model=FlowSeqConfig(share_embeddings=True, tie_output=True),
-        precision=precision,
-    )
+    config, vocab = base_config(precision)
     model = build_model(config, vocab, vocab)
     reach = config.model.length.reach
     places = [[reach], [reach + 4], [reach - 4]]
     bias = model.length_predictor.output.bias
     bias.assign(tf.tensor_scatter_nd_update(bias, places, [60.0, 50.0, 40.0]))
     return model.for_decoding()
+
+
+def base_config(precision):
+    """FlowSeq's base configuration, and a vocabulary of which only the size matters."""
+    import types
+
+    from sequencing.config import Config, DataConfig
+    from sequencing.flow_config import FlowSeqConfig
+
+    model = FlowSeqConfig(share_embeddings=True, tie_output=True)
+    vocab = types.SimpleNamespace(size=VOCAB, pad_id=0, unk_id=1, eos_id=2, bos_id=None, tokens=None)
+    return Config(data=DataConfig(joint_vocab=True), model=model, precision=precision), vocab
 
 
 if __name__ == '__main__':
