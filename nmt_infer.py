@@ -214,13 +214,16 @@ def output_values(output):
         'output_truncated': output.output_truncated,
     }
     if output.span is not None:  # of a flow model
-        values.update(length_log_prob=output.length_log_prob, span=output.span)
+        values.update(length_log_prob=output.length_log_prob, span=output.span, sample=output.sample)
     return values
 
 
 def tell_what_was_cut(result, number, path):
     if result.source_truncated:
         cli.note(f'{path}, line {number}: longer than the model reads; only its beginning was translated.')
+    if result.rescoring_truncated:
+        cli.note(f'{path}, line {number}: longer than the model of --rescore_model reads; its candidates were scored '
+                 'against the beginning only.')  # fmt: skip
     if result.prefix_truncated:
         cli.note(f'{path}, line {number}: its prefix is longer than --max_length; only its beginning was written.')
     elif result.outputs[0].output_truncated:

@@ -269,9 +269,9 @@ class FlowSeq(tf.Module):
         """Translates a batch: see `flowseq_decoding.translate`."""
         return flowseq_decoding.translate(self, src_ids, src_mask, limits, options, seed)
 
-    def score(self, batch, options, seed=None):
+    def score(self, batch, options, seed=None, numbers=None):
         """Scores of given targets as decoding reports them, and log p(T | x): see `flowseq_decoding.score`."""
-        return flowseq_decoding.score(self, *batch[:4], options, seed)
+        return flowseq_decoding.score(self, *batch[:4], options, seed, numbers)
 
     def initialise(self, batch, seed, phase, over_padding=False):
         """Data-dependent initialisation, before a phase begins; without dropout.

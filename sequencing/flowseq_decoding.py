@@ -6,9 +6,10 @@
             estimate of log p(y | x), divided by the length
     npd, mbr  the candidates of iw, which `reranking` ranks by another model's score, or by how well they agree
 
-Noise is keyed by (seed, source, length, number of the sample, position): a sentence gets the same in any batch. PAD,
-UNK and BOS are never chosen (PAD and UNK are where the model is told to choose as the published one does). What follows
-the first EOS, or the length limit, is EOS, and the `score` is that of this output.
+Noise is keyed by (seed, source, length, number of the sample, position): a sentence gets the same in any batch, and who
+knows an output's length and number can make its latent again, as `score` does. PAD, UNK and BOS are never chosen (PAD
+and UNK are where the model is told to choose as the published one does). What follows the first EOS, or the length
+limit, is EOS, and the `score` is that of this output.
 """
 
 import math
@@ -21,6 +22,7 @@ from sequencing.blocks import Rows
 from sequencing.flowseq_posteriors import sample_posterior
 
 MODES = ('argmax', 'sample', 'iw', 'npd', 'mbr')
+FIRST_WITHOUT_NOISE = ('iw', 'npd', 'mbr')  # of the samples of a length
 
 
 class FlowHypotheses(NamedTuple):
@@ -34,6 +36,7 @@ class FlowHypotheses(NamedTuple):
     attention: tf.Tensor  # [B, W, T, 0] float32
     length_log_probs: tf.Tensor  # [B, W] float32, log p(T | x) of the candidate's length
     spans: tf.Tensor  # [B, W] int32, that length: the output with its EOS filling
+    numbers: tf.Tensor  # [B, W] int32, which sample of that length the latent is, from 0
     candidates: tf.Tensor  # [B] int32, how many candidates there were to choose from
 
 
@@ -45,6 +48,7 @@ class Candidates(NamedTuple):
     scores: tf.Tensor  # [B, C] float32, log p(y | z, x)
     length_log_probs: tf.Tensor  # [B, C] float32, -inf where there is no candidate
     truncated: tf.Tensor  # [B, C] bool
+    numbers: tf.Tensor  # [B, C] int32, which sample of its length the latent is, from 0
 
 
 def translate(model, src_ids, src_mask, limits, options, seed=None):
@@ -66,7 +70,7 @@ def translate(model, src_ids, src_mask, limits, options, seed=None):
         found = argmax(model, source, keys, options.tau, samples, seed, limits)
         chosen_from, ranks = samples, found.scores
     else:
-        zero_first = options.decode != 'sample'
+        zero_first = options.decode in FIRST_WITHOUT_NOISE
         found = candidates(model, source, keys, options.nlen, options.ntr, options.tau, seed, zero_first, limits)
         chosen_from, ranks = 1, found.scores
         if options.decode == 'iw':
@@ -93,6 +97,7 @@ def _best_first(model, found, ranks, count):
         attention=tf.zeros(tf.concat([tf.shape(ids), [0]], axis=0)),
         length_log_probs=found.length_log_probs,
         spans=found.spans,
+        numbers=found.numbers,
         candidates=count,
     )
 
@@ -102,12 +107,13 @@ def argmax(model, source, keys, tau, samples, seed, limits=None):
     lengths, length_log_probs = _lengths(model, source, 1)
     rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first=False)
     z, density = generate(model, source, rows, draws)
+    best = tf.zeros([tf.shape(lengths)[0]], tf.int32)
     if samples > 1:
         best = tf.argmax(tf.reshape(density, [-1, samples]), axis=1, output_type=tf.int32)
         places = best + samples * tf.range(tf.size(best))
         z, rows = tf.gather(rows.padded(z), places), Rows(tf.gather(rows.mask, places))
         z = rows.flat(z)
-    return _as_candidates(decode(model, source, z, rows, limits), rows, length_log_probs)
+    return _as_candidates(decode(model, source, z, rows, limits), rows, length_log_probs, best[:, tf.newaxis])
 
 
 def candidates(model, source, keys, lengths_count, samples, tau, seed, zero_first, limits=None):
@@ -124,7 +130,8 @@ def candidates(model, source, keys, lengths_count, samples, tau, seed, zero_firs
     lengths, length_log_probs = _lengths(model, source, lengths_count)
     rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first)
     z, _ = generate(model, source, rows, draws)
-    return _as_candidates(decode(model, source, z, rows, limits), rows, tf.repeat(length_log_probs, samples, axis=1))
+    decoded, log_probs = decode(model, source, z, rows, limits), tf.repeat(length_log_probs, samples, axis=1)
+    return _as_candidates(decoded, rows, log_probs, tf.tile(tf.range(samples), [lengths.shape[1]]))
 
 
 def _lengths(model, source, count):
@@ -133,23 +140,22 @@ def _lengths(model, source, count):
 
 def _noise(model, lengths, keys, samples, tau, seed, zero_first):
     """`Rows` of `B * L * samples` latents for lengths `[B, L]`, and their noise, flat, zero at padding."""
-    count, longest = lengths.shape[1], tf.reduce_max(lengths)
+    longest = tf.reduce_max(lengths)
     rows = Rows(tf.sequence_mask(tf.repeat(tf.reshape(lengths, [-1]), samples), longest))
     shape = tf.stack([rows.batch * rows.time, model.latent_size])
     if tau == 0.0:
         return rows, tf.zeros(shape)
-    number = tf.range(samples)[:, tf.newaxis, tf.newaxis]
-    draws = noise.normals(
-        seed,
-        keys[:, tf.newaxis, tf.newaxis, tf.newaxis, tf.newaxis],
-        tf.reshape(lengths, [-1, count, 1, 1, 1]),
-        number,
-        tf.range(longest)[:, tf.newaxis],
-        tf.range(model.latent_size),
-    )
-    if zero_first:
-        draws = tf.where(number > 0, draws, 0.0)
-    return rows, rows.only_real(tau * tf.reshape(draws, shape))
+    place = keys[:, tf.newaxis, tf.newaxis], lengths[:, :, tf.newaxis], tf.range(samples)
+    draws = _draws(model, *place, longest, tau, seed, zero_first)
+    return rows, rows.only_real(tf.reshape(draws, shape))
+
+
+def _draws(model, keys, lengths, numbers, time, tau, seed, zero_first):
+    """Noise `[..., time, D]` of samples with these keys, lengths and numbers, which are broadcast to `[...]`."""
+    keys, lengths, numbers = [x[..., tf.newaxis, tf.newaxis] for x in (keys, lengths, numbers)]
+    positions = tf.range(time)[:, tf.newaxis]
+    draws = tau * noise.normals(seed, keys, lengths, numbers, positions, tf.range(model.latent_size))
+    return tf.where(numbers > 0, draws, 0.0) if zero_first else draws
 
 
 def generate(model, source, rows, draws):
@@ -195,7 +201,7 @@ def reconstruct(model, batch):
     return decode(model, source, mean, rows)
 
 
-def _as_candidates(decoded, rows, length_log_probs):
+def _as_candidates(decoded, rows, length_log_probs, numbers):
     (ids, scores, truncated), count = decoded, length_log_probs.shape[1]
     return Candidates(
         ids=tf.reshape(ids, [-1, count, rows.time]),
@@ -203,17 +209,19 @@ def _as_candidates(decoded, rows, length_log_probs):
         scores=tf.reshape(scores, [-1, count]),
         length_log_probs=length_log_probs,
         truncated=tf.reshape(truncated, [-1, count]),
+        numbers=tf.broadcast_to(numbers, tf.shape(length_log_probs)),
     )
 
 
-def score(model, src_ids, src_mask, trg_ids, trg_mask, options, seed=None):
+def score(model, src_ids, src_mask, trg_ids, trg_mask, options, seed=None, numbers=None):
     """What decoding would report as `scores` for given targets, one for each source.
 
     Args:
       trg_ids, trg_mask: `[B, T]`, filled with EOS to a multiple of the length unit (to the `spans` of a hypothesis).
       options: `DecodeOptions`: for `iw` the weighted estimate with its `iw_k` and `seed`; else log p(y | z, x) with the
-        latent of zero noise.
+        latent of zero noise, or with `tau` above 0 that of its number.
       seed: as in `translate`.
+      numbers: `[B]` int32, as `FlowHypotheses` tells them; read where there is noise.
     Returns:
       scores `[B]` and log p(T | x) of the targets' lengths `[B]`, -inf for one that cannot be told; in nats.
     """
@@ -222,12 +230,17 @@ def score(model, src_ids, src_mask, trg_ids, trg_mask, options, seed=None):
     spans = rows.counts(tf.int32)
     lengths, log_probs = _lengths(model, source, model.length_predictor.most_lengths)
     length_log_probs = tf.reduce_max(tf.where(lengths == spans[:, tf.newaxis], log_probs, -math.inf), axis=1)
-    if options.decode != 'iw':
-        z, _ = generate(model, source, rows, tf.zeros([rows.batch * rows.time, model.latent_size]))
-        return -model.cross_entropies(z, trg_ids, rows, source)[1], length_log_probs
-    given = Candidates(trg_ids[:, tf.newaxis], spans[:, tf.newaxis], None, length_log_probs[:, tf.newaxis], None)
     keys = noise.source_hash(src_ids, src_mask)
     seed = options.seed if seed is None else seed
+    if options.decode != 'iw':
+        draws = tf.zeros([rows.batch * rows.time, model.latent_size])
+        if options.tau:
+            zero_first = options.decode in FIRST_WITHOUT_NOISE
+            noisy = _draws(model, keys, spans, numbers, rows.time, options.tau, seed, zero_first)
+            draws = rows.only_real(rows.flat(noisy))
+        z, _ = generate(model, source, rows, draws)
+        return -model.cross_entropies(z, trg_ids, rows, source)[1], length_log_probs
+    given = Candidates(trg_ids[:, tf.newaxis], spans[:, tf.newaxis], None, length_log_probs[:, tf.newaxis], None, None)
     return weighted_scores(model, source, keys, given, options.iw_k, seed)[:, 0], length_log_probs
 
 

@@ -21,6 +21,7 @@ class Output(NamedTuple):
     attention: np.ndarray  # [length, source length] float32, or None
     length_log_prob: float = None  # flow models: log p(span | source)
     span: int = None  # flow models: the length that was decoded, EOS filling included
+    sample: int = None  # flow models: which latent of that length it came from, 0 for the first
 
 
 class Translation(NamedTuple):
@@ -30,6 +31,7 @@ class Translation(NamedTuple):
     source_tokens: list  # pieces that the model read, EOS not counted
     source_truncated: bool  # the source was longer than the model reads, and was cut
     prefix_truncated: bool = False  # the prefix was longer than the output may be, and was cut
+    rescoring_truncated: bool = False  # the source was longer than the model that scores candidates reads
     candidates: int = None  # flow models and mbr: how many outputs there were to choose from
     candidates_missing: int = 0  # flow models: how many more were asked for, of lengths that cannot be told
 
@@ -37,7 +39,7 @@ class Translation(NamedTuple):
 def blank(too_long, is_flow=False):
     """The `Translation` of a blank line, which no model is asked for."""
     length_log_prob, count = (0.0, 0) if is_flow else (None, None)
-    output = Output('', [], 0, 0.0, 0.0, False, None, length_log_prob, count)
+    output = Output('', [], 0, 0.0, 0.0, False, None, length_log_prob, count, count)
     return Translation([output], [], too_long, candidates=count)
 
 
@@ -67,8 +69,8 @@ def outputs_of(found, row, vocab, most, src_length=0):
             attention=found.attention[row, place, :length, :src_length] if src_length else None,
         )
         if hasattr(found, 'spans'):  # a flow model's
-            log_prob, span = found.length_log_probs[row, place], found.spans[row, place]
-            output = output._replace(length_log_prob=float(log_prob), span=int(span))
+            told = float(found.length_log_probs[row, place]), int(found.spans[row, place])
+            output = output._replace(length_log_prob=told[0], span=told[1], sample=int(found.numbers[row, place]))
         outputs.append(output)
     return outputs
 

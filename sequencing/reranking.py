@@ -7,9 +7,12 @@
 Each different text counts once. Both work on text, so the other model may have another vocabulary.
 """
 
+import itertools
 from collections import Counter
 
 import numpy as np
+
+from sequencing.decode_options import options_for
 
 MODES = ('npd', 'mbr')
 CHRF_ORDER, CHRF_BETA = 6, 2  # sacreBLEU's, as in chrF2
@@ -26,12 +29,13 @@ def rerank(lines, results, options, language='', rescorer=None):
       rescorer: `Translator` of an autoregressive model, whose log p(output | line) becomes the `score`; mbr does
         without.
     Returns:
-      a list of lists of `Output`. `rank_score` is for npd the score, divided by `((5 + length) / 6)^length_penalty`
-      with the length in pieces of the model that gave the score; for mbr the mean utility.
+      a list of lists of `Output`, and which sources the other model cut, a list of bool. `rank_score` is for npd the
+      score, divided by `((5 + length) / 6)^length_penalty` with the length in pieces of the model that gave the score;
+      for mbr the mean utility.
     """
-    results = [distinct(outputs) for outputs in results]
+    results, cut = [distinct(outputs) for outputs in results], [False] * len(lines)
     if rescorer is not None:
-        results = with_scores_of(rescorer, lines, results, options.batch_tokens)
+        results, cut = with_scores_of(rescorer, lines, results, options.batch_tokens)
     ranked = []
     for outputs in results:
         if options.decode == 'npd':
@@ -43,7 +47,7 @@ def rerank(lines, results, options, language='', rescorer=None):
             ranks = mean_utilities([output.translation for output in outputs], options.utility, language)
         outputs = [output._replace(rank_score=float(rank)) for output, rank in zip(outputs, ranks)]
         ranked.append(sorted(outputs, key=lambda output: -output.rank_score))
-    return ranked
+    return ranked, cut
 
 
 def distinct(outputs):
@@ -57,10 +61,17 @@ def distinct(outputs):
 
 
 def with_scores_of(rescorer, lines, results, batch_tokens):
-    """The outputs of each line with another model's log p(output | line) as `score`."""
+    """The outputs of each line with another model's log p(output | line) as `score`; which lines that model cut."""
+    options = options_for(rescorer.model, rescorer.config, batch_tokens=batch_tokens)
     pairs = [(line, output.translation) for line, outputs in zip(lines, results) for output in outputs]
-    scores = iter(rescorer.score(*zip(*pairs), batch_tokens=batch_tokens))
-    return [[output._replace(score=next(scores)) for output in outputs] for outputs in results]
+    found = rescorer.scores_and_cuts(*zip(*pairs), options)
+    told = iter(zip(*found[:2]))
+    scored, cut = [], []
+    for outputs in results:
+        scores, cuts = zip(*itertools.islice(told, len(outputs)))
+        scored.append([output._replace(score=score) for output, score in zip(outputs, scores)])
+        cut.append(cuts[0])
+    return scored, cut
 
 
 def mean_utilities(texts, utility='chrf', language=''):

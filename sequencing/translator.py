@@ -89,45 +89,64 @@ class Translator:
             some, begun = map(list, zip(*window))
             yield from self._translate_window(some, None if prefixes is None else begun, shortlist, options, rescorer)
 
-    def score(self, sources, targets, spans=None, **options):
-        """log p(target | source) in nats, EOS included.
+    def score(self, sources, targets, spans=None, samples=None, **options):
+        """log p(target | source) in nats, EOS included: what decoding with the same options reports as `score`.
 
-        For flow models this is what decoding reports: log p(y | z, x) with the latent of zero noise, or with
-        `decode='iw'` the importance-weighted estimate, -inf for a length that cannot be told, which is said.
+        For flow models that is log p(y | z, x), with `decode='iw'` the importance-weighted estimate, -inf for a length
+        that cannot be told, which is said. With `rescore_model` and a mode that asks it, that model scores the text.
 
         Args:
           sources: list of lines.
           targets: list of lines, or of lists of pieces as `Output.tokens` holds them.
           spans: for flow models, lengths with EOS filling as `Output.span` tells them; by default the shortest.
+          samples: for flow models, which latent each target came from, as `Output.sample` tells it; needed where `tau`
+            is above 0 and the score is that of a latent.
           options: fields of `DecodeOptions`.
         Returns:
-          a list of floats.
+          a list of floats; 0 for an empty target of a blank source, which is its sure translation.
+        Raises:
+          UserError: an option that the model does not have, or no `samples` where they are needed.
         """
         options = options_for(self.model, self.config, **options)
+        rescorer = self._rescorer(options)
+        if rescorer is not None:
+            vocab = self.trg_vocab
+            texts = [target if isinstance(target, str) else vocab.decode(vocab.ids_of(target)) for target in targets]
+            return rescorer.score(sources, texts, batch_tokens=options.batch_tokens)
+        scores, cut, beyond_reach = self.scores_and_cuts(sources, targets, options, spans, samples)
+        if any(cut):
+            note(f'{sum(cut)} sources are longer than the model reads; only their beginning counts in the scores.')
+        if beyond_reach:
+            reach = self.config.model.length.reach
+            note(f'{beyond_reach} of {len(scores)} targets have a length that the length predictor cannot tell: it '
+                 f'tells lengths up to {reach} tokens from that of the source.')  # fmt: skip
+        return scores
+
+    def scores_and_cuts(self, sources, targets, options, spans=None, samples=None):
+        """As `score`, without another model and without notes: the scores, which sources were cut, and how many
+        targets have a length that cannot be told."""
+        if self.is_flow and options.tau and options.decode != 'iw' and samples is None:
+            raise UserError('with --tau above 0 a score belongs to the latent that an output came from: give what '
+                            'nmt_infer.py --format jsonl wrote, which tells it.')  # fmt: skip
         src = self.src_vocab.encode_lines(sources)
-        cut = sum(len(ids) > options.max_src_length for ids in src)
-        src = [ids[: options.max_src_length] for ids in src]
         trg = [self.trg_vocab.encode(t) if isinstance(t, str) else self.trg_vocab.ids_of(t) for t in targets]
-        src = [np.append(ids, self.src_vocab.eos_id) for ids in src]
+        cut = [len(ids) > options.max_src_length for ids in src]
+        asked = [i for i, (s, t) in enumerate(zip(src, trg)) if len(s) or len(t)]
+        src = [np.append(ids[: options.max_src_length], self.src_vocab.eos_id) for ids in src]
         trg = [self._ended(ids, span) for ids, span in zip(trg, spans or [0] * len(trg))]
+        samples = np.array(samples or [0] * len(trg), np.int32)
         scores, beyond_reach = [0.0] * len(src), 0
         lengths = [max(len(s), len(t)) for s, t in zip(src, trg)]
         most = options.batch_tokens // (options.iw_k if options.decode == 'iw' else 1)
-        for batch in batches_by_length(range(len(src)), lengths, most):
+        for batch in batches_by_length(asked, lengths, most):
             src_ids, src_mask = pad([src[i] for i in batch], self.src_vocab.pad_id)
             trg_ids, trg_mask = pad([trg[i] for i in batch], self.trg_vocab.pad_id)
             arrays = src_ids, src_mask, trg_ids, trg_mask, np.array(batch, np.int64)
-            found, more = self._scorer(options)(np.int32(options.seed), *arrays)
+            found, more = self._scorer(options)(np.int32(options.seed), samples[batch], *arrays)
             for i, score in zip(batch, found.numpy()):
                 scores[i] = float(score)
             beyond_reach += int(np.isneginf(more).sum()) if self.is_flow else 0
-        if cut:
-            note(f'{cut} sources are longer than the model reads; only their beginning counts in the scores.')
-        if beyond_reach:
-            reach = self.config.model.length.reach
-            note(f'{beyond_reach} of {len(trg)} targets have a length that the length predictor cannot tell: it tells '
-                 f'lengths up to {reach} tokens from that of the source.')  # fmt: skip
-        return scores
+        return scores, cut, beyond_reach
 
     def _ended(self, ids, span):
         """Target ids with EOS: one; for flow models up to `span`, or else to the length unit."""
@@ -138,13 +157,15 @@ class Translator:
         return np.pad(ids, [0, length - len(ids)], constant_values=self.trg_vocab.eos_id)
 
     def _scorer(self, options):
-        key = (options.decode == 'iw', options.iw_k) if self.is_flow else ()  # all that it depends on
+        key = (options.decode, options.iw_k, options.tau) if self.is_flow else ()  # all that it depends on
         if key not in self._scorers:
-            self._scorers[key] = tf.function(
-                lambda seed, *batch: self.model.score(Batch(*batch), options, seed),
-                input_signature=[tf.TensorSpec([], tf.int32), *BATCH_SIGNATURE],
-                autograph=False,
-            )
+
+            def score(seed, samples, *batch):
+                noise = (seed, samples) if self.is_flow else ()
+                return self.model.score(Batch(*batch), options, *noise)
+
+            signature = [tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32), *BATCH_SIGNATURE]
+            self._scorers[key] = tf.function(score, input_signature=signature, autograph=False)
         return self._scorers[key]
 
     def _rescorer(self, options):
@@ -181,14 +202,17 @@ class Translator:
                 outputs_of(found, row, self.trg_vocab, most_outputs, options.attention and len(encoded[i]) + 1)
                 for row, i in enumerate(batch)
             ]
+            rescoring_cut = [False] * len(batch)
             if ranked_anew:
                 sources = [lines[i] for i in batch]
-                outputs = reranking.rerank(sources, outputs, options, self.config.data.trg_lang, rescorer)
+                language = self.config.data.trg_lang
+                outputs, rescoring_cut = reranking.rerank(sources, outputs, options, language, rescorer)
             for row, i in enumerate(batch):
                 pieces = self.src_vocab.pieces(encoded[i])
                 too_long = bool(begun and options.max_length and len(begun[i]) > options.max_length)
+                told = cut[i], too_long, rescoring_cut[row]
                 counts = self._candidates(found, row, options)
-                results[i] = Translation(outputs[row][: options.nbest], pieces, cut[i], too_long, *counts)
+                results[i] = Translation(outputs[row][: options.nbest], pieces, *told, *counts)
         return results
 
     def _on_all_devices(self, decode, batches):

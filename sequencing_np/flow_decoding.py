@@ -22,6 +22,7 @@ class FlowHypotheses(NamedTuple):
     truncated: np.ndarray  # [B, W] bool
     length_log_probs: np.ndarray  # [B, W] float32, log p(T | x) of the candidate's length
     spans: np.ndarray  # [B, W] int, that length: the output with its EOS filling
+    numbers: np.ndarray  # [B, W] int, which sample of that length the latent is, from 0
     candidates: np.ndarray  # [B] int, how many candidates there were to choose from
 
 
@@ -33,6 +34,7 @@ class Candidates(NamedTuple):
     scores: np.ndarray  # [B, C] float32, log p(y | z, x)
     length_log_probs: np.ndarray  # [B, C] float32, -inf where there is no candidate
     truncated: np.ndarray  # [B, C] bool, whether the length limit cut it
+    numbers: np.ndarray  # [B, C] int, which sample of its length the latent is, from 0
 
 
 def translate(model, src_ids, src_mask, limits, options):
@@ -62,9 +64,9 @@ def translate(model, src_ids, src_mask, limits, options):
 
 def _best_first(model, found, ranks, count):
     order = np.argsort(-ranks, axis=1, kind='stable')
-    spans, scores, length_log_probs, truncated, ranks = [
+    spans, scores, length_log_probs, truncated, numbers, ranks = [
         np.take_along_axis(x, order, axis=1)
-        for x in (found.spans, found.scores, found.length_log_probs, found.truncated, ranks)
+        for x in (found.spans, found.scores, found.length_log_probs, found.truncated, found.numbers, ranks)
     ]
     ids = np.take_along_axis(found.ids, order[:, :, np.newaxis], axis=1)
     places = np.arange(ids.shape[2])
@@ -77,6 +79,7 @@ def _best_first(model, found, ranks, count):
         truncated=truncated,
         length_log_probs=length_log_probs,
         spans=spans,
+        numbers=numbers,
         candidates=count,
     )
 
@@ -86,12 +89,13 @@ def argmax(model, source, keys, tau, samples, seed, limits):
     lengths, length_log_probs = _lengths(model, source, 1)
     rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first=False)
     z, density = generate(model, source, rows, draws)
+    best = np.zeros(len(lengths), int)
     if samples > 1:
         best = to_host(density).reshape(-1, samples).argmax(axis=1)
         places = model.xp.asarray(best + samples * np.arange(len(best)))
         z = z.reshape(rows.batch, rows.time, -1)[places].reshape(-1, z.shape[1])
         rows = Rows(model.xp, rows.mask[places])
-    return _as_candidates(decode(model, source, z, rows, limits), rows, length_log_probs)
+    return _as_candidates(decode(model, source, z, rows, limits), rows, length_log_probs, best[:, np.newaxis])
 
 
 def candidates(model, source, keys, options, limits):
@@ -100,7 +104,8 @@ def candidates(model, source, keys, options, limits):
     rows, draws = _noise(model, lengths, keys, options.ntr, options.tau, options.seed, zero_first=True)
     z, _ = generate(model, source, rows, draws)
     decoded = decode(model, source, z, rows, limits)
-    return _as_candidates(decoded, rows, np.repeat(length_log_probs, options.ntr, axis=1))
+    numbers = np.tile(np.arange(options.ntr), lengths.shape[1])
+    return _as_candidates(decoded, rows, np.repeat(length_log_probs, options.ntr, axis=1), numbers)
 
 
 def _lengths(model, source, count):
@@ -155,12 +160,12 @@ def decode(model, source, z, rows, limits):
     return ids, to_host(model.chosen(logits, model.xp.asarray(ids[mask]), rows)), truncated
 
 
-def _as_candidates(decoded, rows, length_log_probs):
+def _as_candidates(decoded, rows, length_log_probs, numbers):
     (ids, scores, truncated), count = decoded, length_log_probs.shape[1]
     spans = to_host(rows.mask.sum(axis=1))
     return Candidates(
         ids.reshape(-1, count, rows.time), spans.reshape(-1, count), scores.reshape(-1, count), length_log_probs,
-        truncated.reshape(-1, count),
+        truncated.reshape(-1, count), np.broadcast_to(numbers, length_log_probs.shape),
     )  # fmt: skip
 
 

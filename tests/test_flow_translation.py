@@ -137,20 +137,37 @@ class FlowTranslationTest(tf.test.TestCase):
         finally:
             del self.translator._decode
 
+    def scored(self, results, **options):
+        """Pairs of all outputs of the lines and their scores by the scorer, in an order and in batches of its own."""
+        pairs = [(line, output) for line, result in zip(self.lines, results) for output in result.outputs]
+        self.random.shuffle(pairs)
+        outputs = [output for _, output in pairs]
+        given = [[getattr(output, name) for output in outputs] for name in ('tokens', 'span', 'sample')]
+        scores = self.translator.score([line for line, _ in pairs], *given, **options, batch_tokens=150)
+        return list(zip(outputs, scores))
+
     def test_scores_are_the_scorers(self):
-        for mode, limit in (('argmax', 0), ('iw', 0), ('argmax', 2), ('iw', 2)):
+        noisy = dict(MODES, noisy=dict(decode='argmax', tau=0.8, ntr=3), chosen=dict(MODES['mbr'], iw_k=3))
+        noisy['iw'] = dict(MODES['iw'], nbest=6)
+        for mode, limit in [*((mode, 0) for mode in noisy), ('argmax', 2), ('sample', 2), ('iw', 2)]:
             with self.subTest(mode, limit=limit):
-                results = self.stream(self.lines, mode, max_length=limit)
-                outputs = [result.outputs[0] for result in results]
-                given = [output.tokens for output in outputs], [output.span for output in outputs]
-                scores = self.translator.score(self.lines, *given, **self.options(mode))
-                for output, value in zip(outputs, scores):
+                rescored = dict(rescore_model=self.scoring) if mode in ('npd', 'chosen') else {}
+                options = dict(noisy[mode], seed=self.random.randrange(2**31), **rescored)
+                results = list(self.translator.stream(self.lines, **options, max_length=limit))
+                pairs = self.scored(results, **options)
+                for output, value in pairs:
                     self.assertNear(output.score, value, 1e-5 * max(1, abs(value)))
                     if mode == 'iw':
                         self.assertNear(output.rank_score, output.score / output.span, 1e-5)
                 if limit:
-                    self.assertTrue(any(output.output_truncated for output in outputs))
-                    self.assertLessEqual(max(output.length for output in outputs), limit)
+                    self.assertTrue(any(output.output_truncated for output, _ in pairs))
+                    self.assertLessEqual(max(output.length for output, _ in pairs), limit)
+                if mode in ('noisy', 'sample', 'iw'):  # the seed, or the latent, tells in the score
+                    others = self.scored(results, **{**options, 'seed': (options['seed'] + 1) % 2**31})
+                    self.assertNotAllClose(sorted(x for _, x in others), sorted(x for _, x in pairs), 1e-5, 1e-5)
+        self.assertLen(self.translator._scorers, 5)  # neither a seed nor a latent's number makes a trace
+        with self.assertRaisesRegex(UserError, 'with --tau above 0 a score belongs to the latent'):
+            self.translator.score(self.lines, self.lines, decode='sample', tau=0.5)
 
     def test_npd_ranks_by_the_other_model(self):
         results = self.stream(self.lines, 'npd')
@@ -189,10 +206,12 @@ class FlowTranslationTest(tf.test.TestCase):
     def test_every_promised_field(self):
         source = self.write('fields.src', self.lines + [''])
         target = os.path.join(self.folder, 'fields.jsonl')
-        code, out, err = self.infer(f'--test_src={source}', '--decode=sample', '--nlen=4', '--ntr=2', '--tau=0.8',
-                                    '--seed=7', '--nbest=8', '--format=jsonl')  # fmt: skip
-        self.assertEqual((code, err.count('fewer lengths')), (0, 1), err)
-        values = [json.loads(line) for line in out.splitlines()]
+        noise = '--decode=sample', '--tau=0.8', '--seed=7', '--nbest=8'
+        code, out, err = self.infer(f'--test_src={source}', f'--output_file={target}', '--nlen=4', '--ntr=2',
+                                    '--format=jsonl', *noise)  # fmt: skip
+        self.assertEqual((code, out, err.count('fewer lengths')), (0, '', 1), err)
+        with open(target) as file:
+            values = [json.loads(line) for line in file]
         for value, result in zip(values, self.stream(self.lines, 'sample', nlen=4, nbest=8)):
             src = len(result.source_tokens) + 1
             lengths = [n for n in range(2, src + REACH + 1, 2) if n >= src - REACH]
@@ -200,20 +219,26 @@ class FlowTranslationTest(tf.test.TestCase):
             self.assertLen(value['nbest'], value['candidates'])
             self.assertLen({output['span'] for output in value['nbest']}, value['candidates'] // 2)
             for got, want in zip(value['nbest'], result.outputs):
-                self.assertEqual((got['tokens'], got['span']), (want.tokens, want.span))
+                self.assertEqual((got['tokens'], got['span'], got['sample']), (want.tokens, want.span, want.sample))
                 self.assertIn(got['span'], lengths)
                 self.assertNear(got['length_log_prob'], want.length_log_prob, 1e-4)
                 self.assertLess(got['length_log_prob'], 0)
+            self.assertLen({(output['span'], output['sample']) for output in value['nbest']}, value['candidates'])
         self.assertEqual((values[5]['translation'], values[5]['candidates']), ('', 0))
+        arguments = f'--hypothesis={target}', f'--test_src={source}', f'--model_dir={self.flow}'
+        code, out, err = run_tool(score.main, *arguments, *noise)
+        self.assertEqual((code, err), (0, ''))
+        for text, value in zip(out.split('\n'), values):
+            wanted = [output['score'] for output in value['nbest']]
+            self.assertAllClose([float(x) for x in text.split()], wanted, 1e-5, 1e-5)
         code, out, err = self.infer(f'--test_src={source}', f'--output_file={target}', '--format=jsonl')
         self.assertEqual((code, err), (0, ''))
         with open(target) as file:
             values = [json.loads(line) for line in file]
         self.assertEqual({value['candidates'] for value in values}, {0, 1})
-        arguments = f'--hypothesis={target}', f'--test_src={source}', f'--model_dir={self.flow}'
         code, out, err = run_tool(score.main, *arguments)
         self.assertEqual((code, err), (0, ''))
-        for text, value in list(zip(out.split(), values))[:5]:
+        for text, value in zip(out.split(), values, strict=True):
             self.assertNear(float(text), value['score'], 2e-5 * max(1, abs(value['score'])))
 
     def test_every_line_has_its_answer(self):
@@ -227,6 +252,9 @@ class FlowTranslationTest(tf.test.TestCase):
             self.assertEqual(lines[1:3] + lines[9:], [b'', b'', b''])
             self.assertIn('2 lines held bytes that are not UTF-8', err)
             self.assertIn('line 9: longer than the model reads', err)
+            rescored = options['decode'] == 'npd'
+            self.assertEqual(err.count('line 9: longer than the model of --rescore_model reads'), rescored, err)
+            self.assertEqual(err.count('longer than the model of'), rescored, err)
             self.assertEqual([lines[0].decode()], self.translator.translate(['w1 w2 w3'], max_length=9, **options))
 
     def test_shapes_that_nobody_tried(self):

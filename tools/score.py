@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from typing import Any, NamedTuple
 
 from sequencing import cli
 from sequencing.errors import UserError
@@ -15,10 +16,12 @@ Scores given translations.
       BLEU and chrF with their signatures
   python tools/score.py --hypothesis test.out --test_src test.en --model_dir runs/demo
       one log p(hypothesis | source) a line, in nats, EOS included
+  python tools/score.py --hypothesis out.jsonl --test_src x.en --model_dir runs/flow --decode sample --tau 0.5 --nbest 4
+      those of four outputs a line, each with the latent that it came from
 
 A hypothesis file that ends in .jsonl is read as nmt_infer.py --format jsonl wrote it: its pieces are scored as they
-are, where plain text is cut into pieces anew. Of a flow model, argmax without noise and iw (with the same --iw_k and
---seed) give the scores that decoding reported; those of noisy latents are not kept anywhere and cannot be given again.
+are, where plain text is cut into pieces anew. With the --decode, --tau, --iw_k, --rescore_model and --seed of
+nmt_infer.py, the scores are those that it reported.
 """
 
 
@@ -32,10 +35,14 @@ def define_flags(flags):
     absl.DEFINE_string('test_src', '', 'source, for --model_dir', **own)
     absl.DEFINE_string('model_dir', '', 'model folder whose log-probabilities are wanted', **own)
     absl.DEFINE_string('checkpoint', 'best', "'best', 'last' or the path of a checkpoint", **own)
-    absl.DEFINE_string('decode', None, 'mode that a flow model decoded with: iw for its estimate of log p(y | x); else '
-                       'log p(y | z, x) of the latent without noise', **own)  # fmt: skip
+    absl.DEFINE_integer('nbest', 1, 'outputs a line to score, of those that nmt_infer.py --nbest wrote; their scores '
+                        'stand on one line', lower_bound=1, **own)  # fmt: skip
+    absl.DEFINE_string('decode', None, 'mode that wrote the hypotheses: iw for its estimate of log p(y | x); of other '
+                       'flow decoding log p(y | z, x)', **own)  # fmt: skip
+    absl.DEFINE_float('tau', None, 'temperature of the latent noise that they were decoded with', **own)
     absl.DEFINE_integer('iw_k', None, 'posterior samples of iw', **own)
-    absl.DEFINE_integer('seed', None, 'seed of iw', **own)
+    absl.DEFINE_string('rescore_model', None, 'folder of the model that scored the candidates of npd or mbr', **own)
+    absl.DEFINE_integer('seed', None, 'seed of the latent noise and of iw', **own)
 
 
 def main(argv=None):
@@ -46,7 +53,7 @@ def score(flags):
     cli.require(flags, 'hypothesis')
     if not flags.test_trg and not flags.model_dir:
         raise UserError('nothing to do: give --test_trg for BLEU, or --model_dir and --test_src for log-probabilities.')
-    hypotheses = read_hypotheses(flags.hypothesis)
+    hypotheses = read_hypotheses(flags.hypothesis, flags.nbest)
     language = flags.trg_lang
     if flags.model_dir:
         cli.require(flags, 'test_src')
@@ -56,33 +63,54 @@ def score(flags):
 
         model = load(flags.model_dir, flags.checkpoint)
         language = language or model.config.data.trg_lang
-        given = [tokens for _, tokens, _ in hypotheses], [span for _, _, span in hypotheses]
-        options = {name: flags[name].value for name in ('decode', 'iw_k', 'seed')}
-        for value in model.score(source, *given, **options):
-            print(f'{value:.6f}')
+        options = {name: flags[name].value for name in ('decode', 'tau', 'iw_k', 'rescore_model', 'seed')}
+        scores = iter(model.score(*columns(source, hypotheses), **options))
+        for outputs in hypotheses:
+            print(*(f'{next(scores):.6f}' for _ in outputs))
     if flags.test_trg:
         from sequencing.scores import format_scores, score_lines
 
         references = [same_length(path, hypotheses, flags.hypothesis) for path in flags.test_trg]
-        scores = format_scores(score_lines([text for text, _, _ in hypotheses], references, language))
+        scores = format_scores(score_lines([outputs[0].text for outputs in hypotheses], references, language))
         print(scores, file=sys.stderr if flags.model_dir else sys.stdout)
     return 0
 
 
-def read_hypotheses(path):
-    """Of each line its text, what a model scores (the text again, or the pieces that it was made of), and the length
-    that a flow model decoded, or 0."""
+class Hypothesis(NamedTuple):
+    """One output."""
+
+    text: str
+    target: Any  # what a model scores: the text again, or the pieces that it was made of
+    span: int = 0  # the length that a flow model decoded
+    sample: int = None  # which of its latents this came from
+
+
+def read_hypotheses(path, nbest=1):
+    """Of each line a list of `Hypothesis`, the best first, at most `nbest`."""
     lines = list(read_lines(path, '--hypothesis'))
     if os.path.splitext(path)[1] != '.jsonl':
-        return [(line, line, 0) for line in lines]
+        return [[Hypothesis(line, line)] for line in lines]
     hypotheses = []
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
-            hypotheses.append((values['translation'], values['tokens'], values.get('span', 0)))
-        except (json.JSONDecodeError, KeyError, TypeError):
+            outputs = (values.get('nbest') or [values])[:nbest]
+            hypotheses.append([
+                Hypothesis(each['translation'], each['tokens'], each.get('span', 0), each.get('sample'))
+                for each in outputs
+            ])  # fmt: skip
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError):
             raise UserError(f'{path}, line {number}: not an object with translation and tokens.') from None
     return hypotheses
+
+
+def columns(source, hypotheses):
+    """Sources, targets, spans and samples (None where they are not told) of all outputs, as `Translator.score` takes
+    them."""
+    every = [(line, output) for line, outputs in zip(source, hypotheses) for output in outputs]
+    samples = [output.sample for _, output in every]
+    targets, spans = [output.target for _, output in every], [output.span for _, output in every]
+    return [line for line, _ in every], targets, spans, None if None in samples else samples
 
 
 def same_length(path, hypotheses, name):
