@@ -275,7 +275,11 @@ class ModelGoldensTest(tf.test.TestCase):
         estimate = tf.reshape(tf.reduce_logsumexp(weights, axis=1) - math.log(2), [4, 6]) + length_log_probs
         scores = -estimate / tf.reshape(rows.counts(tf.float32), [4, 6])
         self.check(scores, name + 'scores')
-        self.assertAllEqual(tf.argmin(scores, axis=1), self.arrays[name + 'choice'])
+        choice = tf.argmin(scores, axis=1)
+        self.assertAllEqual(choice, self.arrays[name + 'choice'])
+        self.check_ids(tf.gather(tf.reshape(ids, [4, 6, -1]), choice, batch_dims=1), name + 'ids')
+        lengths = tf.reshape(rows.counts(tf.int32), [4, 6])
+        self.check_ids(tf.gather(lengths, choice, batch_dims=1), name + 'lengths')
 
     def test_the_model_folder_translates_as_the_published_program(self):
         translator = load(self.model_dir)

@@ -27,7 +27,7 @@ TOKENS, REACH = 23, 5
 CANDIDATES = dict(nlen=3, ntr=2, tau=0.8, seed=7)
 MODES = dict(
     argmax=dict(decode='argmax'),
-    iw=dict(decode='iw', iw_k=2, **CANDIDATES),
+    iw=dict(decode='iw', nbest=6, iw_k=2, **CANDIDATES),
     sample=dict(decode='sample', nbest=6, **CANDIDATES),
     npd=dict(decode='npd', nbest=6, **CANDIDATES),
     mbr=dict(decode='mbr', nbest=6, **CANDIDATES),
@@ -147,12 +147,11 @@ class FlowTranslationTest(tf.test.TestCase):
         return list(zip(outputs, scores))
 
     def test_scores_are_the_scorers(self):
-        noisy = dict(MODES, noisy=dict(decode='argmax', tau=0.8, ntr=3), chosen=dict(MODES['mbr'], iw_k=3))
-        noisy['iw'] = dict(MODES['iw'], nbest=6)
-        for mode, limit in [*((mode, 0) for mode in noisy), ('argmax', 2), ('sample', 2), ('iw', 2)]:
+        modes = dict(MODES, noisy=dict(decode='argmax', tau=0.8, ntr=3), chosen=MODES['mbr'])
+        for mode, limit in [*((mode, 0) for mode in modes), ('argmax', 2), ('sample', 2), ('iw', 2)]:
             with self.subTest(mode, limit=limit):
                 rescored = dict(rescore_model=self.scoring) if mode in ('npd', 'chosen') else {}
-                options = dict(noisy[mode], seed=self.random.randrange(2**31), **rescored)
+                options = {**modes[mode], 'seed': self.random.randrange(2**31), **rescored}
                 results = list(self.translator.stream(self.lines, **options, max_length=limit))
                 pairs = self.scored(results, **options)
                 for output, value in pairs:
