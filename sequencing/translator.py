@@ -105,13 +105,13 @@ class Translator:
         Returns:
           a list of floats; 0 for an empty target of a blank source, which is its sure translation.
         Raises:
-          UserError: an option that the model does not have, or no `samples` where they are needed.
+          UserError: an option that the model does not have, no `samples` where they are needed, or a piece that the
+            target vocabulary does not hold.
         """
         options = options_for(self.model, self.config, **options)
         rescorer = self._rescorer(options)
         if rescorer is not None:
-            vocab = self.trg_vocab
-            texts = [target if isinstance(target, str) else vocab.decode(vocab.ids_of(target)) for target in targets]
+            texts = [t if isinstance(t, str) else self.trg_vocab.decode(self._ids_of(t)) for t in targets]
             return rescorer.score(sources, texts, batch_tokens=options.batch_tokens)
         scores, cut, beyond_reach = self.scores_and_cuts(sources, targets, options, spans, samples)
         if any(cut):
@@ -129,7 +129,7 @@ class Translator:
             raise UserError('with --tau above 0 a score belongs to the latent that an output came from: give what '
                             'nmt_infer.py --format jsonl wrote, which tells it.')  # fmt: skip
         src = self.src_vocab.encode_lines(sources)
-        trg = [self.trg_vocab.encode(t) if isinstance(t, str) else self.trg_vocab.ids_of(t) for t in targets]
+        trg = [self.trg_vocab.encode(t) if isinstance(t, str) else self._ids_of(t) for t in targets]
         cut = [len(ids) > options.max_src_length for ids in src]
         asked = [i for i, (s, t) in enumerate(zip(src, trg)) if len(s) or len(t)]
         src = [np.append(ids[: options.max_src_length], self.src_vocab.eos_id) for ids in src]
@@ -147,6 +147,14 @@ class Translator:
                 scores[i] = float(score)
             beyond_reach += int(np.isneginf(more).sum()) if self.is_flow else 0
         return scores, cut, beyond_reach
+
+    def _ids_of(self, pieces):
+        ids = self.trg_vocab.ids_of(pieces)
+        foreign = [piece for piece, known in zip(pieces, self.trg_vocab.pieces(ids)) if piece != known]
+        if foreign:
+            raise UserError(f'{foreign[0]!r} is no piece of the target vocabulary of this model: pieces are scored by '
+                            'the model that wrote them; give another model the text.')  # fmt: skip
+        return ids
 
     def _ended(self, ids, span):
         """Target ids with EOS: one; for flow models up to `span`, or else to the length unit."""

@@ -167,6 +167,8 @@ class FlowTranslationTest(tf.test.TestCase):
         self.assertLen(self.translator._scorers, 5)  # neither a seed nor a latent's number makes a trace
         with self.assertRaisesRegex(UserError, 'with --tau above 0 a score belongs to the latent'):
             self.translator.score(self.lines, self.lines, decode='sample', tau=0.5)
+        with self.assertRaisesRegex(UserError, "'w1' is no piece of the target vocabulary"):
+            self.scorer.score(['w1'], [['w', 'w1']])
 
     def test_npd_ranks_by_the_other_model(self):
         results = self.stream(self.lines, 'npd')
