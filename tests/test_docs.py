@@ -2,11 +2,13 @@
 
 import dataclasses
 import glob
-import importlib.util
+import importlib
 import os
 import re
+import sys
 import typing
 import unittest
+from unittest import mock
 
 from sequencing.config import Config
 from tests.toy import ROOT
@@ -43,13 +45,36 @@ def field_names(kind=Config, prefix=''):
             yield from field_names(inner, f'{prefix}{name}.')
 
 
+def script(name):
+    """A script of the folder, as a module."""
+    with mock.patch.object(sys, 'path', [DOCS, *sys.path]):
+        return importlib.import_module(name)
+
+
 class DocsTest(unittest.TestCase):
     def test_the_page_of_commands_is_what_help_says(self):
-        spec = importlib.util.spec_from_file_location('make_commands', os.path.join(DOCS, 'make_commands.py'))
-        make_commands = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(make_commands)
-        same = text_of(os.path.join(DOCS, 'commands.md')) == make_commands.page()
+        same = text_of(os.path.join(DOCS, 'commands.md')) == script('make_commands').page()
         self.assertTrue(same, 'docs/commands.md is out of date: run `python docs/make_commands.py`')
+
+    def test_pictures_are_what_the_script_draws_and_stand_on_their_page(self):
+        drawn = {picture.__name__: picture for picture in script('make_pictures').PICTURES}
+        there = {os.path.basename(path)[:-4] for path in glob.glob(os.path.join(DOCS, 'pictures', '*'))}
+        self.assertEqual(there, set(drawn))
+        for name, picture in drawn.items():
+            same = text_of(os.path.join(DOCS, 'pictures', f'{name}.svg')) == str(picture())
+            self.assertTrue(same, f'docs/pictures/{name}.svg is out of date: run `python docs/make_pictures.py`')
+            self.assertIn(f'![{picture.__doc__}](pictures/{name}.svg)', text_of(os.path.join(DOCS, f'{name}.md')))
+
+    def test_every_part_has_a_picture_and_its_formulas(self):
+        _, parts, flows, _ = re.split(r'^(?:The parts|Flow models|Export).*$', text_of(os.path.join(DOCS, 'index.md')),
+                                      flags=re.MULTILINE)  # fmt: skip
+        pages = re.findall(r'\((\w+\.md)\)', parts + flows)
+        self.assertGreater(len(pages), 10)
+        for page in pages:
+            text = text_of(os.path.join(DOCS, page))
+            self.assertIn('](pictures/', text, page)
+            if page != 'shapes.md':  # shapes are in its tables
+                self.assertIn('$$', text, page)
 
     def test_links_lead_somewhere(self):
         for path in PAGES:
