@@ -1,16 +1,18 @@
-"""Inference with NumPy alone beside TensorFlow's: start, first line, sentences/s, size on disk.
+"""Inference with NumPy alone beside TensorFlow's: start, first line, sentences/s, size on disk, BLEU.
 
     python benchmarks/numpy_decode.py
     python benchmarks/numpy_decode.py --model_dir runs/en2de --test_src test.en --test_trg test.de
 
-Transformer small: 3 + 3 layers of 256 units, 4 heads, 1,024 units inside, one tied table of 8,000 tokens; random
-weights, with EOS made impossible before the limit. Greedy search, one sentence of 25 tokens at a time, 25 tokens out.
+Without a trained model, Transformer small: 3 + 3 layers of 256 units, 4 heads, 1,024 units inside, one tied table of
+8,000 tokens; random weights, with EOS made impossible before the limit. Greedy search, one sentence of 25 tokens at a
+time, 25 tokens out. With one (`--model_dir`), the same of that model and of the first sentences of its text.
 
 `import` and `first_line` are processes from start to end, `greedy` is sentences/s without the first two; `size/float32`
-compares the one file with the checkpoint, `size/int8` with the float32 file. With a trained model, `bleu/int8` compares
-the BLEU of its int8 file with that of its float32 file.
+compares the one file with the checkpoint, `size/int8` with the float32 file. `bleu/int8`, of a trained model, compares
+the BLEU of its int8 file with that of its float32 file, greedy search of the whole text. All in float32.
 """
 
+import itertools
 import os
 import statistics
 import sys
@@ -33,9 +35,9 @@ def define(values):
     flags.DEFINE_integer('sentences', 20, 'timed in a round', lower_bound=1, flag_values=values)
     flags.DEFINE_integer('rounds', 3, 'times that each side is measured', lower_bound=1, flag_values=values)
     flags.DEFINE_integer('threads', 2, 'CPU threads of either side', lower_bound=1, flag_values=values)
-    flags.DEFINE_string('model_dir', '', 'a trained model, for bleu', flag_values=values)
-    flags.DEFINE_string('test_src', '', 'source text, for bleu', flag_values=values)
-    flags.DEFINE_string('test_trg', '', 'reference, for bleu', flag_values=values)
+    flags.DEFINE_string('model_dir', '', 'a trained autoregressive model; else one is made', flag_values=values)
+    flags.DEFINE_string('test_src', '', 'source text for a trained model', flag_values=values)
+    flags.DEFINE_string('test_trg', '', 'its reference', flag_values=values)
     flags.DEFINE_string('side', '', 'used by this command itself', flag_values=values)
     flags.DEFINE_string('model', '', 'used by this command itself', flag_values=values)
 
@@ -50,29 +52,35 @@ def benchmark(values):
     if values.side:
         print(SIDES[values.side](values))
         return 0
+    if values.model_dir:
+        cli.require(values, 'test_src', 'test_trg')
     with tempfile.TemporaryDirectory() as folder:
-        model_dir, file = os.path.join(folder, 'model'), os.path.join(folder, 'model.npz')
-        run_apart(values, 'make', model_dir)
+        model_dir, file = values.model_dir or os.path.join(folder, 'model'), os.path.join(folder, 'model.npz')
+        if values.model_dir:
+            name = os.path.basename(model_dir.rstrip('/'))
+        else:
+            run_apart(values, 'make', model_dir)
+            name = 'Transformer ' + ', '.join(f'{size} {values[size].value}' for size in SIZES)
         convert(model_dir, file)
-        about = dict(threads=values.threads, peer_name='TensorFlow', model='Transformer ' + ', '.join(
-            f'{name} {values[name].value}' for name in SIZES))  # fmt: skip
-        for name, unit, better in (
+        about = dict(threads=values.threads, precision='float32', peer_name='TensorFlow', model=name)
+        for case, unit, better in (
             ('import', 's', 'less'),
             ('first_line', 's', 'less'),
             ('greedy', 'sentences/s', 'more'),
         ):
-            commands = [side_command(values, f'{name}_{side}', model) for side, model in
+            commands = [side_command(values, f'{case}_{side}', model) for side, model in
                         (('numpy', file), ('tensorflow', model_dir))]  # fmt: skip
-            compare(f'numpy_decode/{name}', *commands, values.rounds, unit, better, **about)
-        report_sizes(model_dir, file, about)
-    if values.model_dir:
-        cli.require(values, 'test_src', 'test_trg')
-        report_bleu(values)
+            compare(f'numpy_decode/{case}', *commands, values.rounds, unit, better, **about)
+        small = file.replace('.npz', '8.npz')
+        convert(model_dir, small, '--int8')
+        report_sizes(os.path.join(model_dir, 'best'), file, small, about)
+        if values.model_dir:
+            report_bleu(values, file, small, name)
     return 0
 
 
 def side_command(values, side, model):
-    given = [f'--{name}={values[name].value}' for name in (*SIZES, 'tokens', 'sentences', 'threads')]
+    given = [f'--{name}={values[name].value}' for name in (*SIZES, 'tokens', 'sentences', 'threads', 'test_src')]
     return [sys.executable, os.path.abspath(__file__), f'--side={side}', f'--model={model}', *given]
 
 
@@ -92,10 +100,7 @@ def convert(model_dir, file, *more):
         sys.stdout = stdout
 
 
-def report_sizes(model_dir, file, about):
-    best = os.path.join(model_dir, 'best')
-    small = file.replace('.npz', '8.npz')
-    convert(model_dir, small, '--int8')
+def report_sizes(best, file, small, about):
     sizes = [os.path.getsize(path) / 2**20 for path in (file, small)]
     checkpoint = sum(os.path.getsize(os.path.join(best, name)) for name in os.listdir(best)) / 2**20
     cases = ('float32', sizes[0], checkpoint, 'checkpoint'), ('int8', sizes[1], sizes[0], 'float32 file')
@@ -106,24 +111,21 @@ def report_sizes(model_dir, file, about):
         )
 
 
-def report_bleu(values):
+def report_bleu(values, file, small, name):
     import sequencing_np
     from sequencing.scores import score_lines
     from sequencing.text import read_lines
 
     source, reference = (list(read_lines(path)) for path in (values.test_src, values.test_trg))
     scores = []
-    with tempfile.TemporaryDirectory() as folder:
-        for more in ((), ('--int8',)):
-            file = os.path.join(folder, 'model.npz')
-            convert(values.model_dir, file, *more)
-            model = sequencing_np.load(file)
-            outputs = model.translate(source)
-            scores.append(score_lines(outputs, [reference], model.config.data.trg_lang)[0])
+    for path in (file, small):
+        model = sequencing_np.load(path)
+        outputs = model.translate(source, decode='greedy')
+        scores.append(score_lines(outputs, [reference], model.config.data.trg_lang)[0])
     (peer, signature), (ours, _) = scores
     ratio = ours.score / peer.score if peer.score else 0.0
     report('numpy_decode/bleu/int8', ratio, (ratio, ratio), ours.score, peer.score, 'BLEU', peer_name='float32 file',
-           signature=signature, model_dir=os.path.basename(values.model_dir.rstrip('/')))  # fmt: skip
+           signature=signature, model=name)  # fmt: skip
 
 
 # What runs in processes of its own: each prints one number. --------------------------------------------------------
@@ -177,29 +179,35 @@ def seconds(command, text=''):
     return time.perf_counter() - began
 
 
-def first_line(values, script, model_flag):
+def first_line(values, script, model_flag, *more):
     command = [sys.executable, os.path.join(ROOT, script), f'--{model_flag}={values.model}', '--decode=greedy',
-               f'--max_length={values.tokens}']  # fmt: skip
-    return seconds(command, line(values, 0) + '\n')
+               *([] if values.test_src else [f'--max_length={values.tokens}']), *more]  # fmt: skip
+    return seconds(command, next(sources(values)) + '\n')
 
 
-def line(values, number):
-    """A source of its own, drawn from the vocabulary."""
+def sources(values):
+    """Sentences of the text, or else drawn from the vocabulary."""
+    if values.test_src:
+        from sequencing.text import read_lines
+
+        yield from read_lines(values.test_src)
+        return
     import random
 
-    draw = random.Random(number)
-    return ' '.join(f'w{draw.randrange(values.vocab - 4)}' for _ in range(values.tokens - 1))
+    draw = random.Random(7)
+    while True:
+        yield ' '.join(f'w{draw.randrange(values.vocab - 4)}' for _ in range(values.tokens - 1))
 
 
 def rate(values, translator):
     """Sentences/s, one at a time, after two that are left out."""
-    times = []
-    for number in range(values.sentences + 2):
+    times, limit = [], {} if values.test_src else {'max_length': values.tokens}
+    for line in itertools.islice(sources(values), values.sentences + 2):
         began = time.perf_counter()
-        result = next(translator.stream([line(values, number)], decode='greedy', max_length=values.tokens))
+        result = next(translator.stream([line], decode='greedy', **limit))
         times.append(time.perf_counter() - began)
-        assert result.outputs[0].length == values.tokens
-    return 1.0 / statistics.median(times[2:])
+        assert values.test_src or result.outputs[0].length == values.tokens
+    return 1.0 / statistics.mean(times[2:])
 
 
 def greedy_numpy(values):
@@ -213,7 +221,7 @@ def greedy_tensorflow(values):
     cli.use_threads(values.threads)
     import sequencing
 
-    return rate(values, sequencing.load(values.model))
+    return rate(values, sequencing.load(values.model, precision='float32'))
 
 
 SIDES = {
@@ -221,7 +229,7 @@ SIDES = {
     'import_numpy': lambda values: seconds([sys.executable, '-c', 'import sequencing_np']),
     'import_tensorflow': lambda values: seconds([sys.executable, '-c', 'import tensorflow']),
     'first_line_numpy': lambda values: first_line(values, 'nmt_np.py', 'model'),
-    'first_line_tensorflow': lambda values: first_line(values, 'nmt_infer.py', 'model_dir'),
+    'first_line_tensorflow': lambda values: first_line(values, 'nmt_infer.py', 'model_dir', '--precision=float32'),
     'greedy_numpy': greedy_numpy,
     'greedy_tensorflow': greedy_tensorflow,
 }

@@ -128,8 +128,9 @@ def build(translator, options):
         return tf.function(body, input_signature=list(spec.values()), autograph=False)
 
     exported = tf.Module(name='exported')
-    exported.model = model
     exported.ids = function(translate, src_ids=tf.TensorSpec([None, None], tf.int32, 'src_ids'))
+    # What the graph reads, and not the whole model: the rest is in it as constants and would be stored twice.
+    exported.weights = list(exported.ids.get_concrete_function().variables)
     signatures = {'ids': exported.ids}
     if src_vocab.kind == trg_vocab.kind == 'list':
         exported.src_vocab, exported.trg_vocab = GraphVocab(src_vocab), GraphVocab(trg_vocab)
