@@ -76,6 +76,12 @@ class DocsTest(unittest.TestCase):
             if page != 'shapes.md':  # shapes are in its tables
                 self.assertIn('$$', text, page)
 
+    def test_every_command_shows_how_it_is_called(self):
+        _, *sections = re.split(r'^## ', text_of(os.path.join(DOCS, 'commands.md')), flags=re.MULTILINE)
+        self.assertGreater(len(sections), 15)
+        for section in sections:
+            self.assertIn(f'python {section.split()[0]} --', section.split('```')[1])
+
     def test_links_lead_somewhere(self):
         for path in PAGES:
             for target in re.findall(r'\]\(([^)#]+)[^)]*\)', BLOCK.sub('', text_of(path))):
@@ -90,11 +96,16 @@ class DocsTest(unittest.TestCase):
                 self.assertIn(f'({name})', index)
                 self.assertIn(f'\n{name[:-3]}\n', index)
 
-    def test_the_chinese_tutorial_has_the_same_blocks(self):
+    def test_the_chinese_tutorial_has_the_same_blocks_sections_and_links(self):
         pages = [text_of(os.path.join(DOCS, name)) for name in ('tutorial.md', 'tutorial.zh.md')]
         english, chinese = map(BLOCK.findall, pages)
         self.assertGreater(len(english), 10)
         self.assertEqual(chinese, english)
+        for what in (r'^#+ (?:\d+\.)?', r'\]\((?!tutorial)([^)]+)\)', r'`[^`\n]+`'):
+            english, chinese = (re.findall(what, BLOCK.sub('', page), re.MULTILINE) for page in pages)
+            if what.startswith('`'):  # names: the order of words differs, and so may theirs
+                english, chinese = sorted(set(english)), sorted(set(chinese))
+            self.assertEqual(chinese, english)
 
     def test_files_that_are_named_exist(self):
         for path in PAGES:

@@ -1,6 +1,6 @@
 """Turns a checkpoint of the published FlowSeq (PyTorch) into a model folder of ours.
 
-    python -m tools.import_flowseq --checkpoint flowseq_wmt14 --model_dir runs/flowseq_wmt14
+    python tools/import_flowseq.py --checkpoint flowseq_wmt14 --model_dir runs/flowseq_wmt14
     python nmt_infer.py --model_dir runs/flowseq_wmt14 --decode argmax --test_src test.bpe.en
 
 The checkpoint folder holds `model.pt`, `config.json` and `vocab/`. Sources are to be cut into the vocabulary's
