@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from sequencing.distribution import tf_variable
+
 
 class SumsGiven:
     """A Keras optimizer that takes gradients as they are: summed over replicas already, checked and clipped.
@@ -32,30 +34,31 @@ class FusedAdam(SumsGiven, keras.optimizers.Adam):
     """
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """Every replica moves its own copies of the variables, all by the same sums; Keras would leave the replicas to
+        walk through the variables together, which for a deep flow takes minutes of tracing."""
         step = tf.cast(self.iterations.value + 1, tf.float32)
         rate = tf.cast(learning_rate, tf.float32)
-        numbers = tf.stack([rate, self.beta_1**step, self.beta_2**step, rate * (self.weight_decay or 0.0)])
-        super()._backend_update_step(grads, trainable_variables, numbers)
+        powers = {'beta1_power': self.beta_1**step, 'beta2_power': self.beta_2**step}
+        decay = rate * (self.weight_decay or 0.0)
+        for gradient, variable in zip(grads, map(tf_variable, trainable_variables)):
+            if self.weight_decay and self._use_weight_decay(variable):
+                tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=decay, delta=variable)
+            self._adam(variable, tf.cast(gradient, tf.float32), lr=rate, **powers)
 
     def _apply_weight_decay(self, variables):
-        """Nothing: it belongs to `update_step`."""
+        """Nothing: it is part of the step."""
 
-    def update_step(self, gradient, variable, numbers):
-        rate, beta1_power, beta2_power, decay = tf.unstack(numbers)
-        if self.weight_decay and self._use_weight_decay(variable):
-            variable.assign_sub(variable * decay)
+    def _adam(self, variable, gradient, **numbers):
         place = self._get_variable_index(variable)
         common = {
             'var': variable.handle,
             'm': self._momentums[place].value.handle,
             'v': self._velocities[place].value.handle,
-            'beta1_power': beta1_power,
-            'beta2_power': beta2_power,
-            'lr': rate,
             'beta1': self.beta_1,
             'beta2': self.beta_2,
             'epsilon': self.epsilon,
-            'grad': tf.cast(gradient, tf.float32),
+            'grad': gradient,
+            **numbers,
         }
         if self.amsgrad:
             vhat = self._velocity_hats[place].value.handle
