@@ -8,6 +8,8 @@ import sys
 import tempfile
 import unittest
 
+import tensorflow as tf
+
 _SEED = int(os.environ.get('SEQUENCING_TEST_SEED') or random.SystemRandom().randrange(2**31))
 print(f'SEQUENCING_TEST_SEED={_SEED}', file=sys.stderr)
 
@@ -31,6 +33,16 @@ def scratch_folder(add_cleanup):
     folder = tempfile.TemporaryDirectory()
     add_cleanup(folder.cleanup)
     return folder.name
+
+
+@contextlib.contextmanager
+def untraced():
+    """Runs what it decorates without making graphs: one takes as long as a small model takes for many single runs."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 class FolderTest(unittest.TestCase):

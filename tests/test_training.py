@@ -14,7 +14,7 @@ from sequencing.losses import cross_entropy
 from sequencing.optimizers import FusedAdam, LearningRate, build_optimizer
 from sequencing.structures import Batch
 from sequencing.training import FIRST_LOSS_SCALE, TrainingState, Updater, exchange_with_averages
-from tests.support import seeds
+from tests.support import seeds, untraced
 
 VOCAB = types.SimpleNamespace(size=13, bos_id=2, eos_id=3, tokens=[str(i) for i in range(13)])
 
@@ -64,6 +64,7 @@ class UpdateTest(tf.test.TestCase):
         for got, want in zip(parts.trainable_variables, whole.trainable_variables):
             self.assertAllClose(got, want, atol=1e-6)
 
+    @untraced()
     def test_long_gradients_are_clipped_to_the_norm_and_short_ones_left_alone(self):
         batch = part_of(make_batch(self.random), slice(None))
         for clip in (1e-3, 1e3):
@@ -77,6 +78,7 @@ class UpdateTest(tf.test.TestCase):
                 self.assertAllClose(variable, old - 0.1 * gradient * min(1.0, clip / norm), atol=1e-6)
             self.assertAllClose(state.take_totals().gradient_norm, norm, rtol=1e-4)
 
+    @untraced()
     def test_a_scaled_loss_makes_the_same_update_and_its_scale_follows_overflow(self):
         batch = part_of(make_batch(self.random), slice(None))
         plain, _, _, update = self.updater(small_config())
@@ -104,6 +106,7 @@ class UpdateTest(tf.test.TestCase):
         self.assertEqual(float(state.loss_scale), FIRST_LOSS_SCALE)
         self.assertEqual(int(state.skipped), 1)
 
+    @untraced()
     def test_a_loss_by_sentences_is_divided_by_sentences(self):
         batch = part_of(make_batch(self.random), slice(None))
         by_tokens, _, _, update_tokens = self.updater(small_config(clip_norm=0.0))
@@ -115,6 +118,7 @@ class UpdateTest(tf.test.TestCase):
         for a, b, start in zip(by_sentences.trainable_variables, by_tokens.trainable_variables, before):
             self.assertAllClose(a - start, ratio * (b - start), atol=1e-5)
 
+    @untraced()
     def test_a_nonfinite_update_is_skipped_counted_and_named(self):
         batch = part_of(make_batch(self.random), slice(None))
         model, _, state, update = self.updater(small_config())
@@ -161,6 +165,7 @@ class UpdateTest(tf.test.TestCase):
             for step, value in want.items():
                 self.assertAllClose(rate(step), value, atol=1e-6, msg=f'{schedule} at {step}')
 
+    @untraced()
     def test_exchanging_with_averages_twice_changes_nothing(self):
         batch = part_of(make_batch(self.random), slice(None))
         model, optimizer, _, update = self.updater(small_config(optimizer='adam', ema=0.5))
