@@ -15,19 +15,29 @@ from sequencing.flowseq import RECONSTRUCTION
 from sequencing.optimizers import build_optimizer
 from sequencing.training import TrainingState, Updater
 from tests.flow_support import random_batch, tiny_flow_model
-from tests.support import seeds
+from tests.support import seeds, untraced
 from tools import flow_doctor
 
 
 class DoctorTest(tf.test.TestCase):
+    """One model and its probe serve all tests, so that the measures are traced once; each begins with its weights."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.model, cls.config, cls.vocab = tiny_flow_model(seeds(cls('measure')))
+        cls.probe = Probe(cls.model)
+        cls.weights = [variable.numpy() for variable in cls.model.variables]
+
     def setUp(self):
         super().setUp()
         self.random = seeds(self)
-        self.model, self.config, self.vocab = tiny_flow_model(self.random)
+        for variable, value in zip(self.model.variables, self.weights):
+            variable.assign(value)
         self.batches = [random_batch(self.random, self.vocab, batch=count) for count in (5, 3)]
 
-    def measure(self, model=None, batches=None):
-        return Probe(model or self.model).measure(batches or self.batches)
+    def measure(self, batches=None, probe=None):
+        return (probe or self.probe).measure(batches or self.batches)
 
     def test_measures_are_those_of_plain_arithmetic(self):
         findings, ids, latents, (predicted, true) = self.measure()
@@ -42,7 +52,7 @@ class DoctorTest(tf.test.TestCase):
             self.assertAllClose(findings.accuracy[source], right / tokens)
         self.assertEqual(true, [len(row) for row in targets])
         self.assertAllClose(findings.length_error, np.abs(np.subtract(predicted, true)).mean())
-        first = Probe(self.model).measure(self.batches[:1])
+        first = self.measure(self.batches[:1])
         means = first[2]['posterior']
         self.assertEqual(first[0].active, int((means.var(axis=0) > 0.01).sum()))
         self.assertAllClose(first[0].mean, np.sqrt(np.square(means).mean()), 1e-4)
@@ -51,40 +61,36 @@ class DoctorTest(tf.test.TestCase):
     def test_a_model_fresh_from_its_start_is_undertrained(self):
         self.assertEqual(verdict(self.measure()[0])[0], 'undertrained')
 
+    @untraced()
     def test_a_broken_weight_and_a_singular_layer_are_exploding(self):
-        layer = next(module for module in self.layered().submodules if isinstance(module, InvertibleLinear))
+        prior = FlowPriorConfig(steps=(1,), factors=(), hidden_size=6, heads=2)
+        deep, _, vocab = tiny_flow_model(self.random, {'prior': prior})
+        probe, batches = Probe(deep), [random_batch(self.random, vocab, unit=deep.length_unit)]
+        layer = next(module for module in deep.submodules if isinstance(module, InvertibleLinear))
         whole = layer.matrix.numpy()
         layer.matrix.assign(tf.concat([whole[:1] * 1e-7, whole[1:]], axis=0))
-        found = verdict(self.measure(self.deep)[0])
+        found = verdict(self.measure(batches, probe)[0])
         self.assertEqual(found[0], 'exploding', found)
         layer.matrix.assign(whole * np.nan)
-        found = verdict(self.measure(self.deep)[0])
+        found = verdict(self.measure(batches, probe)[0])
         self.assertEqual(found[0], 'exploding', found)
         self.assertIn('non-finite', found[1])
-
-    def layered(self):
-        prior = FlowPriorConfig(steps=(1,), factors=(), hidden_size=6, heads=2)
-        self.deep, _, self.vocab = tiny_flow_model(self.random, {'prior': prior})
-        self.batches = [random_batch(self.random, self.vocab, unit=self.deep.length_unit)]
-        return self.deep
 
     def test_a_decoder_that_needs_no_latent_is_collapsed(self):
         token = self.vocab.size - 1
         batches = [b._replace(trg_ids=tf.where(b.trg_mask, token, b.trg_ids)) for b in self.batches]
         self.model.output.bias.assign(20.0 * tf.one_hot(token, self.vocab.size))
-        self.assertEqual(verdict(self.measure(batches=batches)[0])[0], 'collapsed')
+        self.assertEqual(verdict(self.measure(batches)[0])[0], 'collapsed')
 
     def test_a_living_latent_is_undertrained_until_the_prior_has_caught_up(self):
-        prior = FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2)
-        model, _, vocab = tiny_flow_model(self.random, {'prior': prior})
-        batch = random_batch(self.random, vocab, batch=8, unit=model.length_unit)
+        batch = random_batch(self.random, self.vocab, batch=8)
         # Sources that change from update to update force what the decoder needs into the latent.
         turned = [
             batch._replace(src_ids=tf.roll(batch.src_ids, i, 0), src_mask=tf.roll(batch.src_mask, i, 0))
             for i in range(8)
         ]
-        self.train(model, RECONSTRUCTION, turned, 400, model.trainable_variables)
-        findings = self.measure(model, [batch])[0]
+        self.train_reconstruction(turned, 400)
+        findings = self.measure([batch])[0]
         right = findings.accuracy
         self.assertGreater(right['posterior'], right['zeros'] + ALIVE, str(findings))
         for source, wanted in (('zeros', 'undertrained'), ('posterior', 'healthy')):
@@ -92,13 +98,15 @@ class DoctorTest(tf.test.TestCase):
             like = findings._replace(reconstruction=0.1, accuracy={**right, 'prior': right[source]})
             self.assertEqual(verdict(like)[0], wanted)
 
-    def train(self, model, phase, batches, steps, variables):
+    def train_reconstruction(self, batches, steps):
         train = TrainConfig(learning_rate=2e-2, clip_norm=1.0)
+        flow = {id(variable) for variable in self.model.prior.variables}
+        variables = [variable for variable in self.model.trainable_variables if id(variable) not in flow]
         optimizer = build_optimizer(train)
         optimizer.build(variables)
-        loss = lambda batch, seed, step: model.loss(batch, seed, phase)
-        state = TrainingState(1, FlowObjective(model, self.config).parts)
-        update = Updater(model, optimizer, state, train, 1, loss=loss, variables=variables)
+        loss = lambda batch, seed, step: self.model.loss(batch, seed, RECONSTRUCTION)
+        state = TrainingState(1, FlowObjective(self.model, self.config).parts)
+        update = Updater(self.model, optimizer, state, train, 1, loss=loss, variables=variables)
         for i in range(steps):
             update([batches[i % len(batches)]])
 
