@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -29,6 +30,7 @@ ODD = (
     b'a\xe2\x80\xa8b \x0c \xc2\x85 c\n'  # a line separator, a form feed, a next line: none of them ends a line
     b'a b'  # no final end of line
 )
+NO_DEV = ('--set=data.dev_src=', '--set=data.dev_trg=[]')
 
 
 class CommandTest(unittest.TestCase):
@@ -42,7 +44,7 @@ class CommandTest(unittest.TestCase):
         cls.config = write_task(os.path.join(cls.folder, 'data'), 'copy', seeds(cls('test_setup')))
         cls.model_dir = os.path.join(cls.folder, 'model')
         cls.cache = f'--set=data.cache_dir={cls.folder}/cache'
-        cls.trained = cls.train()
+        cls.trained = cls.train('--restart')  # of what is not there yet
 
     @classmethod
     def tearDownClass(cls):
@@ -222,25 +224,29 @@ class CommandTest(unittest.TestCase):
 
     def test_changed_text_is_noticed_on_resuming(self):
         other, data = os.path.join(self.folder, 'resumed'), os.path.join(self.folder, 'changing')
-        config = write_task(data, 'copy', seeds(self))
-        common = ('--config=config_toy', f'--config_file={config}', f'--model_dir={other}', self.cache)
-        self.assertEqual(run_tool(nmt_train.main, *common, '--set=train.max_steps=1')[0], 0)
+        shutil.copytree(self.model_dir, other)
+        shutil.copytree(os.path.join(self.folder, 'data'), data)
+        common = ('--config=config_toy', f'--config_file={self.config}', f'--model_dir={other}', self.cache,
+                  f'--set=data.folder={data}')  # fmt: skip
+        code, _, err = run_tool(nmt_train.main, *common)
+        self.assertEqual(code, 0, err)
         with open(os.path.join(data, 'train.src'), 'a') as src, open(os.path.join(data, 'train.trg'), 'a') as trg:
             src.write('a\n')
             trg.write('a\n')
-        code, _, err = run_tool(nmt_train.main, *common, '--set=train.max_steps=2')
+        code, _, err = run_tool(nmt_train.main, *common, '--set=train.max_steps=12')
         self.assertEqual(code, 2)
         self.assertIn('the training text is not what', err)
 
     def test_restart_keeps_the_old_folder(self):
         other = os.path.join(self.folder, 'again')
+        shutil.copytree(self.model_dir, other)
         common = ('--config=config_toy', f'--config_file={self.config}', f'--model_dir={other}', self.cache)
-        for _ in range(2):
-            code, out, _ = run_tool(nmt_train.main, *common, '--restart', '--set=train.max_steps=1')
-            self.assertEqual(code, 0)
-            self.assertNotIn('going on', out)
-        self.assertTrue(os.path.exists(f'{other}.old-1/config.json'))
-        self.assertFalse(os.path.exists(f'{other}.old-2'))
+        code, out, _ = run_tool(nmt_train.main, *common, '--restart', '--set=train.max_steps=1', *NO_DEV)
+        self.assertEqual(code, 0)
+        self.assertNotIn('going on', out)
+        self.assertIn('training ended at step 1', out)
+        self.assertTrue(os.path.exists(f'{other}.old-1/ckpt-10.index'))
+        self.assertFalse(os.path.exists(f'{self.model_dir}.old-1'))
 
     def test_a_device_is_written_to_and_not_replaced(self):
         pipe = os.path.join(self.folder, 'pipe')
@@ -255,7 +261,7 @@ class CommandTest(unittest.TestCase):
         other = os.path.join(self.folder, 'warm')
         code, out, err = run_tool(
             nmt_train.main, '--config=config_toy', f'--config_file={self.config}', f'--model_dir={other}', self.cache,
-            f'--init_from={self.model_dir}', '--set=model.decoder.readout_size=24', '--set=train.max_steps=1',
+            f'--init_from={self.model_dir}', '--set=model.decoder.readout_size=24', '--set=train.max_steps=1', *NO_DEV,
         )  # fmt: skip
         self.assertEqual(code, 0, err)
         found = re.search(r'(\d+) of (\d+) variables taken', out)
@@ -264,7 +270,7 @@ class CommandTest(unittest.TestCase):
 
     def test_sequence_level_training_goes_on_from_a_trained_model(self):
         common = ('--config=config_toy', f'--config_file={self.config}', self.cache, '--mode=rl',
-                  '--set=train.max_steps=2', '--set=data.dev_src=', '--set=data.dev_trg=[]')  # fmt: skip
+                  '--set=train.max_steps=2', *NO_DEV)  # fmt: skip
         mixer, risk = [os.path.join(self.folder, name) for name in ('mixer', 'risk')]
         code, out, err = run_tool(
             nmt_train.main, *common, f'--model_dir={mixer}', f'--init_from={self.model_dir}',
