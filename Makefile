@@ -22,13 +22,16 @@ lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-# Two processes side by side, the longest files first: most of a test's time is one thread that traces graphs.
-LONGEST := $(patsubst %,tests/test_%.py,families distribution workers resume flow_translation flow_training \
-	numpy_agreement flow_doctor sequence_level scheduled_sampling tagging)
-TESTS = $(LONGEST) $(filter-out $(LONGEST),$(shell ls -S tests/test_*.py))
+# Two processes side by side, the longest files first and alone, then three to a process, for to start TensorFlow takes
+# as long as some files do. Most of a test's time is one thread that traces graphs; more would only wait for each other.
+LONGEST := $(patsubst %,tests/test_%.py,families resume distribution workers commands flow_translation)
+LONG := $(patsubst %,tests/test_%.py,flow_training numpy_agreement steering exports flow_model sequence_level \
+	import_variants training flow_doctor scheduled_sampling)
+OTHERS = $(LONG) $(filter-out $(LONGEST) $(LONG),$(shell ls -S tests/test_*.py))
 
 test: lint
-	echo $(TESTS) | xargs -P 2 -n 2 $(VENV)/bin/nosetests
+	(printf '%s\n' $(LONGEST); echo $(OTHERS) | xargs -n 3) \
+		| TF_NUM_INTRAOP_THREADS=1 xargs -P 2 -L 1 $(VENV)/bin/nosetests
 
 system: setup
 	$(VENV)/bin/nosetests system_tests
