@@ -207,9 +207,9 @@ class PhasesOfATrainingTest(FolderTest):
         self.assertIn('validation at step 4', said)
         best = tf.train.latest_checkpoint(f'{self.folder}/first/best')
         self.assertGreaterEqual(int(best.rpartition('-')[2]), 5)
-        frozen = ('--set=train.max_steps=1', '--set=train.learning_rate=1e-30', '--set=train.optimizer=sgd')
-        one_phase = '--set=train.flow.reconstruction_steps=0'  # which would set both ends and the flow from data
-        said = self.train('second', *frozen, one_phase, f'--init_from={self.folder}/first')
+        frozen = ('--set=train.max_steps=2', '--set=train.learning_rate=1e-30', '--set=train.optimizer=sgd')
+        phases = '--set=train.flow.reconstruction_steps=1'  # before either of which something would be set from data
+        said = self.train('second', *frozen, phases, f'--init_from={self.folder}/first')
         self.assertNotIn('new:', said)
         taken, kept = (
             load_model(f'{self.folder}/{name}', which)[0] for name, which in (('first', 'best'), ('second', 'last'))

@@ -59,6 +59,7 @@ class ResumeTest(FolderTest):
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate()
         self.assertEqual(process.returncode, 143, output)
+        self.assertTrue(tf.train.latest_checkpoint(model_dir), output)
         stopped_at = int(tf.train.latest_checkpoint(model_dir).rpartition('-')[2])
         self.kill('disturbed', stopped_at + self.draw.randint(2, 9))
         output, got = self.finish('disturbed')

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+import tempfile
 
 import numpy as np
 import tensorflow as tf
@@ -9,6 +11,7 @@ import tensorflow as tf
 from build_model import build_objective
 from sequencing import noise
 from sequencing.config import TrainConfig
+from sequencing.model_folder import Checkpoints
 from sequencing.optimizers import build_optimizer
 from sequencing.options import ConfigError
 from sequencing.scheduled_sampling import mixed_inputs, teacher_rate
@@ -16,7 +19,7 @@ from sequencing.sequence_config import SamplingConfig
 from sequencing.structures import Batch
 from sequencing.training import TrainingState, Updater
 from tests.families import FAMILIES, make_translator
-from tests.support import seeds
+from tests.support import seeds, untraced
 
 
 def make_batch(random, sentences=6, longest=7):
@@ -141,36 +144,53 @@ class FedByHandTest(tf.test.TestCase):
 
 
 class ScheduleInTrainingTest(tf.test.TestCase):
+    @untraced()
     def test_how_an_update_is_cut_into_batches_changes_no_choice(self):
-        batch = make_batch(seeds(self), sentences=9)
-        train = TrainConfig(sampling=SamplingConfig(0.4, choice='sample'))
-        translator = make_translator('rnn', 3, train=train)
-        model, objective = translator.model, build_objective(translator.model, translator.config, None)
-        loss = lambda batch, seed, step: objective.loss(objective.phases[0], batch, seed, step)
-        update = Updater(model, None, TrainingState(1), train, 7, loss=loss)
-        ends = []
+        draw = seeds(self)
+        batch, weights = make_batch(draw, sentences=9), []
+        sampling = SamplingConfig(0.4, choice='sample')
         for cuts in ([(0, 9)], [(0, 2), (2, 9)]):
-            parts = [Batch(*[field[begin:end] for field in batch]) for begin, end in cuts]
-            found = [update.gradients(part, tf.constant(i, tf.int64))[0] for i, part in enumerate(parts)]
-            tokens = float(tf.math.count_nonzero(batch.trg_mask))
-            ends.append([tf.add_n(gradients) / tokens for gradients in zip(*found)])
-        for whole, parts in zip(*ends, strict=True):
+            train = TrainConfig(sampling=sampling, optimizer='sgd', learning_rate=1.0, accumulate=len(cuts))
+            translator = make_translator('rnn', 3, train=train)
+            model, objective = translator.model, build_objective(translator.model, translator.config, None)
+            optimizer = build_optimizer(train)
+            optimizer.build(model.trainable_variables)
+            loss = lambda batch, seed, step: objective.loss(objective.phases[0], batch, seed, step)
+            Updater(model, optimizer, TrainingState(1), train, 7, loss=loss)(
+                [Batch(*[field[begin:end] for field in batch]) for begin, end in cuts]
+            )
+            weights.append([v.numpy() for v in model.trainable_variables])
+        for whole, parts in zip(*weights, strict=True):
             self.assertAllClose(whole, parts, rtol=0, atol=1e-5)
-        self.assertGreater(max(np.abs(gradient).max() for gradient in ends[0]), 1e-3)
 
-    def test_one_trace_serves_all_rates(self):
+    def test_one_trace_serves_all_rates_and_a_restored_training_goes_on_to_the_bit(self):
         draw = seeds(self)
         train = TrainConfig(sampling=SamplingConfig(schedule='linear', decay_steps=4), learning_rate=1e-2)
-        translator = make_translator('rnn', 1, train=train)
-        objective = build_objective(translator.model, translator.config, None)
-        optimizer = build_optimizer(train)
-        optimizer.build(translator.model.trainable_variables)
-        loss = lambda batch, seed, step: objective.loss(objective.phases[0], batch, seed, step)
-        update = Updater(translator.model, optimizer, TrainingState(1), train, 7, loss=loss)
-        for _ in range(4):
-            update([make_batch(draw)])
-        self.assertEqual(update._update.experimental_get_tracing_count(), 1)
-        self.assertAllClose(objective.report(objective.phases[0], None, 4), {'teacher_rate': 0.25})
+        batches = [[make_batch(draw)] for _ in range(4)]
+        with tempfile.TemporaryDirectory() as folder:
+            weights = []
+            config = make_translator('rnn', 1, train=train).config
+            for seed in (1, 2):
+                model = make_translator('rnn', seed, train=train).model
+                objective = build_objective(model, config, None)
+                optimizer, state = build_optimizer(train), TrainingState(1)
+                optimizer.build(model.trainable_variables)
+                checkpoints = Checkpoints(os.path.join(folder, 'model'), model, optimizer, state, keep=1)
+                loss = lambda batch, seed, step: objective.loss(objective.phases[0], batch, seed, step)
+                update = Updater(model, optimizer, state, train, 7, loss=loss)
+                if not weights:  # the first one writes a checkpoint half-way and goes on, the second one restores it
+                    update(batches[0])
+                    update(batches[1])
+                    checkpoints.save()
+                else:
+                    self.assertIsNotNone(checkpoints.restore())
+                update(batches[2])
+                update(batches[3])
+                self.assertEqual(update._update.experimental_get_tracing_count(), 1)
+                self.assertAllClose(objective.report(objective.phases[0], None, 4), {'teacher_rate': 0.25})
+                weights.append([v.numpy() for v in model.variables])
+        for one, two in zip(*weights, strict=True):
+            np.testing.assert_array_equal(one, two)
 
 
 if __name__ == '__main__':

@@ -118,7 +118,6 @@ class UpdateTest(tf.test.TestCase):
         for a, b, start in zip(by_sentences.trainable_variables, by_tokens.trainable_variables, before):
             self.assertAllClose(a - start, ratio * (b - start), atol=1e-5)
 
-    @untraced()
     def test_a_nonfinite_update_is_skipped_counted_and_named(self):
         batch = part_of(make_batch(self.random), slice(None))
         model, _, state, update = self.updater(small_config())
