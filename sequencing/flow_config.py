@@ -244,8 +244,9 @@ class FlowTrainConfig:
     kl_cycle_steps: int = option(0, 'updates after which it rises from 0 again (Fu et al., 2019); 0 for never',
                                  at_least=0)  # fmt: skip
     free_bits: float = option(0.0, 'nats of KL a target position that cost nothing (Kingma et al., 2016)', at_least=0)
-    kl_level_weights: tuple[float, ...] = option((), 'of the part of each level of the prior in the KL that is paid; '
-                                                 'empty for 1', at_least=0)  # fmt: skip
+    kl_level_weights: tuple[float, ...] = option((), 'of the part of each level of the prior in the KL that is paid '
+                                                 '(free_bits then counts the weighted sum; log q is shared out by '
+                                                 'channels); empty for 1', at_least=0)  # fmt: skip
     glancing: float = option(0.0, 'weight of the loss of glanced targets, which teaches the decoder on latents of the '
                              'prior (Qian et al., 2021); 0 for none', at_least=0)  # fmt: skip
     glancing_from: float = option(0.5, 'positions that are shown for each one that decoding had wrong, in the first '

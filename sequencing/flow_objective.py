@@ -87,7 +87,7 @@ class FlowObjective:
             for i in range(self.levels if self.levels > 1 else 0):
                 values[f'kl_level_{i}'] = getattr(totals, f'kl_level_{i}') / totals.tokens
             values['kl_weight'] = float(self.kl_weight(phase, max(step - 1, phase.first)))
-            if self.recipe.glancing and totals.first_look:  # the dev set has no first look
+            if self.recipe.glancing and totals.glancing:  # the dev set is not glanced at
                 values['glancing'] = totals.glancing / totals.tokens
                 values['first_look'] = totals.first_look / totals.tokens
         values['length'] = totals.length / totals.sentences

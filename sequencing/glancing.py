@@ -1,8 +1,9 @@
 """Glancing targets: the decoder of a flow model learns on latents of the prior, and is shown a part of the truth.
 
 In the bound alone the decoder only ever reads latents of the posterior, and in decoding only those of the prior. Here a
-first look decodes the prior's latent of zero noise, as argmax decoding will. The more of it is wrong, the more places
-are then given the posterior's mean instead; a second look at this mixture learns the positions that were not given.
+first look decodes the prior's latent of zero noise, as argmax decoding will, though from the source as training reads
+it, with dropout. The more of it is wrong, the more places are then given the posterior's mean instead; a second look at
+this mixture learns the positions that were not given.
 Latents are taken as they are: the loss trains the decoder, the encoder behind its attention and the output layer.
 
     given positions of a sentence = round(ratio * wrong positions of the first look), drawn among all of its positions
@@ -35,7 +36,7 @@ def glancing_loss(model, source, batch, rows, mean, ratio, seed=None, noise_seed
     """
     zeros = tf.zeros([rows.batch * rows.time, model.latent_size])
     prior = tf.stop_gradient(flowseq_decoding.generate(model, source, rows, zeros)[0])
-    first_look = tf.argmax(rows.padded(tf.stop_gradient(model.logits(prior, rows, source))), 2, batch.trg_ids.dtype)
+    first_look, *_ = flowseq_decoding.decode(model, source, prior, rows)
     wrong = (first_look != batch.trg_ids) & batch.trg_mask
     mistakes = tf.reduce_sum(tf.cast(wrong, tf.float32), axis=1)
     given = given_positions(batch, tf.round(ratio * mistakes), noise_seed)

@@ -55,7 +55,7 @@ def config_toy_flow():
         ),
         train=dataclasses.replace(
             toy.train, accumulate=2,
-            flow=FlowTrainConfig(reconstruction_steps=4, init_sentences=9, kl_warmup_steps=5),
+            flow=FlowTrainConfig(reconstruction_steps=4, init_sentences=9, kl_warmup_steps=5, glancing=1.0),
         ),
     )
 """
