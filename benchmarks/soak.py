@@ -3,12 +3,12 @@
     python benchmarks/soak.py --minutes 60
     python benchmarks/soak.py --minutes 60 --workers 2
 
-Every few minutes one process, the first or another, gets SIGKILL; the job is started again until it has made its steps.
-Weights, optimizer, counters and position in the data have to end equal to the bit. The last line says what was found;
-the exit code is 1 where anything differs.
+Every few minutes one process, the first or another, gets SIGKILL, and the job is started again. When the time is up it
+is started once more, to make a few steps and end; then a training in another folder makes as many steps undisturbed,
+which takes most of an hour again. Weights, optimizer, counters and position in the data have to be equal to the bit,
+and so has the best checkpoint. The last line says what was found; the exit code is 1 where anything differs.
 """
 
-import contextlib
 import json
 import os
 import random
@@ -21,8 +21,11 @@ import time
 from absl import flags
 
 from sequencing import cli
+from sequencing.errors import Failure
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # for what tests share
+
+SAVE_EVERY, ENDLESS = 20, 10**9  # steps
 
 
 def define(values):
@@ -37,52 +40,49 @@ def main(argv=None):
 
 
 def soak(values):
+    cli.quiet_tensorflow()
+    from tests.toy import write_task
+
     seed = random.SystemRandom().randrange(2**31) if values.seed is None else values.seed
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as held:
-        from tests.toy import write_task
-
+    with tempfile.TemporaryDirectory() as folder:
         config = write_task(os.path.join(folder, 'data'), 'sort', chance, words='abcdefghijkl', longest=9)
-        job = lambda name, steps: held.enter_context(Job(config, folder, name, steps, values.workers))
-        steps = steps_for(values.minutes, job)
+        killed, undisturbed = (os.path.join(folder, name) for name in ('killed', 'undisturbed'))
         kills, began = 0, time.monotonic()
-        while True:
-            training = job('killed', steps)
-            wait = chance.expovariate(1 / (60 * values.kill_every))
-            if training.ends_within(wait if time.monotonic() - began < 120 * values.minutes else None):
-                break
-            training.processes[chance.randrange(values.workers)].send_signal(signal.SIGKILL)
+        ends = began + 60 * values.minutes
+        while time.monotonic() < ends:
+            wait = min(chance.expovariate(1 / (60 * values.kill_every)), ends - time.monotonic())
+            with Job(config, killed, ENDLESS, values.workers) as job:
+                job.die_after(wait, chance.randrange(values.workers))
             kills += 1
-            training.end()
-        job('undisturbed', steps).ends_within(None)
-        differ = differences(*(os.path.join(folder, name) for name in ('killed', 'undisturbed')))
-    minutes = round((time.monotonic() - began) / 60, 1)
-    print(json.dumps({'name': f'soak/workers_{values.workers}', 'steps': steps, 'kills': kills, 'seed': seed,
-                      'minutes': minutes, 'different': differ}), flush=True)  # fmt: skip
-    return 1 if differ or not kills else 0
-
-
-def steps_for(minutes, job):
-    """How many steps take about so many minutes, from the second hundred of a short run."""
-    training = job('short', 200)
-    times = [time.monotonic() for line in training.processes[0].stdout if line.startswith('step ')]
-    training.end()
-    return max(int(60 * minutes * 100 / (times[-1] - times[99])), 100)
+            cli.note(f'{(time.monotonic() - began) / 60:.1f} minutes, {kills} kills, {last_step(killed)} steps saved')
+        steps, seconds = last_step(killed) + SAVE_EVERY + 1, {}
+        for model_dir in (killed, undisturbed):
+            with Job(config, model_dir, steps, values.workers) as job:
+                job.end()
+            seconds[model_dir] = time.monotonic() - began - sum(seconds.values())
+        differ = differences(killed, undisturbed)
+    print(json.dumps({
+        'name': f'soak/workers_{values.workers}', 'steps': steps, 'kills': kills, 'seed': seed,
+        'minutes_killed': round(seconds[killed] / 60, 1), 'minutes_undisturbed': round(seconds[undisturbed] / 60, 1),
+        'different': differ,
+    }), flush=True)  # fmt: skip
+    return 1 if differ else 0
 
 
 class Job:
     """One start of a training, in one process or several, of which none outlives the context."""
 
-    def __init__(self, config, folder, name, steps, workers):
+    def __init__(self, config, model_dir, steps, workers):
         from tests.toy import train_command
         from tests.worker_support import start_workers
 
-        settings = [f'train.max_steps={steps}', 'train.save_every=20', 'train.validate_every=500', 'threads=1',
-                    'train.log_every=1', f'data.cache_dir={folder}/cache']  # fmt: skip
-        command = train_command(config, os.path.join(folder, name), *settings)
+        settings = [f'train.max_steps={steps}', f'train.save_every={SAVE_EVERY}', 'train.validate_every=500',
+                    'train.log_every=50', 'threads=1', f'data.cache_dir={model_dir}.cache']  # fmt: skip
+        command = train_command(config, model_dir, *settings)
         command.append('--strategy=multi_worker' if workers > 1 else '--strategy=one')
-        shown = subprocess.PIPE if name == 'short' else subprocess.DEVNULL
-        self.processes = start_workers(command, workers, stdout=shown)
+        self.said = tempfile.TemporaryFile('w+')
+        self.processes = start_workers(command, workers, stdout=self.said, stderr=subprocess.STDOUT)
 
     def __enter__(self):
         return self
@@ -91,32 +91,46 @@ class Job:
         for process in self.processes:
             process.kill()
             process.wait()
+        self.said.close()
 
-    def ends_within(self, seconds):
-        """Waits so long, None for as long as it takes; whether all processes ended well."""
+    def die_after(self, seconds, which):
+        """Kills a process after so long; the others have to find out and end."""
         try:
-            codes = [process.wait(seconds) for process in self.processes]
+            self.processes[which].wait(seconds)
         except subprocess.TimeoutExpired:
-            return False
-        if any(codes):
-            raise SystemExit(f'a training ended by itself with exit codes {codes}')
-        return True
+            self.processes[which].send_signal(signal.SIGKILL)
+        self.expect([-signal.SIGKILL if process is self.processes[which] else 1 for process in self.processes], 600)
 
     def end(self):
-        """Waits for all processes, however they end."""
-        for process in self.processes:
-            process.communicate(timeout=600)
+        """Waits for as long as it takes."""
+        self.expect([0] * len(self.processes))
+
+    def expect(self, codes, seconds=None):
+        found = [process.wait(seconds) for process in self.processes]
+        if found != codes:
+            self.said.seek(0)
+            raise Failure(f'a training ended with exit codes {found} in place of {codes}:\n{self.said.read()[-5000:]}')
+
+
+def last_step(model_dir):
+    """Of the last checkpoint; 0 where there is none."""
+    import tensorflow as tf
+
+    return int((tf.train.latest_checkpoint(model_dir) or '-0').rpartition('-')[2])
 
 
 def differences(one, two):
-    """Names of what differs between the last checkpoints of two folders."""
+    """Names of what differs between two model folders, in their last checkpoints and their best ones."""
     import numpy as np
 
     from tests.test_resume import everything_in
 
-    first, second = everything_in(one), everything_in(two)
-    return sorted(key for key in {*first, *second}
-                  if key not in first or key not in second or not np.array_equal(first[key], second[key]))  # fmt: skip
+    differ = []
+    for part in ('', 'best') if os.path.exists(os.path.join(one, 'best')) else ('',):
+        first, second = (everything_in(os.path.join(folder, part)) for folder in (one, two))
+        differ += [os.path.join(part, key) for key in sorted({*first, *second})
+                   if key not in first or key not in second or not np.array_equal(first[key], second[key])]  # fmt: skip
+    return differ
 
 
 if __name__ == '__main__':
