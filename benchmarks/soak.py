@@ -9,6 +9,7 @@ which takes most of an hour again. Weights, optimizer, counters and position in 
 and so has the best checkpoint. The last line says what was found; the exit code is 1 where anything differs.
 """
 
+import collections
 import json
 import os
 import random
@@ -48,12 +49,13 @@ def soak(values):
     with tempfile.TemporaryDirectory() as folder:
         config = write_task(os.path.join(folder, 'data'), 'sort', chance, words='abcdefghijkl', longest=9)
         killed, undisturbed = (os.path.join(folder, name) for name in ('killed', 'undisturbed'))
-        kills, began = 0, time.monotonic()
+        os.environ['SEQUENCING_JOIN_SECONDS'] = '180'  # of a worker whose peer was killed before they met
+        kills, others, began = 0, collections.Counter(), time.monotonic()
         ends = began + 60 * values.minutes
         while time.monotonic() < ends:
             wait = min(chance.expovariate(1 / (60 * values.kill_every)), ends - time.monotonic())
             with Job(config, killed, ENDLESS, values.workers) as job:
-                job.die_after(wait, chance.randrange(values.workers))
+                others.update(job.die_after(wait, chance.randrange(values.workers)))
             kills += 1
             cli.note(f'{(time.monotonic() - began) / 60:.1f} minutes, {kills} kills, {last_step(killed)} steps saved')
         steps, seconds = last_step(killed) + SAVE_EVERY + 1, {}
@@ -65,7 +67,7 @@ def soak(values):
     print(json.dumps({
         'name': f'soak/workers_{values.workers}', 'steps': steps, 'kills': kills, 'seed': seed,
         'minutes_killed': round(seconds[killed] / 60, 1), 'minutes_undisturbed': round(seconds[undisturbed] / 60, 1),
-        'different': differ,
+        'others_ended_with': others, 'different': differ,
     }), flush=True)  # fmt: skip
     return 1 if differ else 0
 
@@ -94,19 +96,21 @@ class Job:
         self.said.close()
 
     def die_after(self, seconds, which):
-        """Kills a process after so long; the others have to find out and end."""
+        """Kills a process after so long; returns the exit codes of the others, which find out and end by themselves."""
+        killed, *others = self.processes[which], *self.processes[:which], *self.processes[which + 1 :]
         try:
-            self.processes[which].wait(seconds)
+            killed.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.processes[which].send_signal(signal.SIGKILL)
-        self.expect([-signal.SIGKILL if process is self.processes[which] else 1 for process in self.processes], 600)
+            killed.send_signal(signal.SIGKILL)
+        self.expect([-signal.SIGKILL], [killed])
+        return [process.wait(600) for process in others]
 
     def end(self):
         """Waits for as long as it takes."""
-        self.expect([0] * len(self.processes))
+        self.expect([0] * len(self.processes), self.processes)
 
-    def expect(self, codes, seconds=None):
-        found = [process.wait(seconds) for process in self.processes]
+    def expect(self, codes, processes):
+        found = [process.wait() for process in processes]
         if found != codes:
             self.said.seek(0)
             raise Failure(f'a training ended with exit codes {found} in place of {codes}:\n{self.said.read()[-5000:]}')

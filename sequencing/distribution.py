@@ -7,11 +7,13 @@ on it.
 """
 
 import contextlib
+import faulthandler
 import itertools
 import json
 import os
 import re
 import signal
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -266,13 +268,37 @@ def _join_workers(gpus):
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(cluster), task_type=kind, task_id=index, num_accelerators={'GPU': gpus}, rpc_layer='grpc'
     )
-    note(f'worker {worker} of {workers}: waiting for the others')
+    seconds = int(os.environ.get('SEQUENCING_JOIN_SECONDS', 600))
+    note(f'worker {worker} of {workers}: waiting for the others, {seconds} seconds at most')
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        with _ended_after(seconds):
+            found = Distribution(tf.distribute.MultiWorkerMirroredStrategy(resolver), workers, worker)
+            found.wait_for_all()
     except (tf.errors.OpError, RuntimeError) as error:
         raise Failure(f'worker {worker} of {workers} could not join the others at {cluster}: '
                       f'{str(error).splitlines()[0][:200]}') from error  # fmt: skip
-    return Distribution(strategy, workers, worker)
+    return found
+
+
+@contextlib.contextmanager
+def _ended_after(seconds):
+    """Ends this process with code 1 where its body takes longer; an interrupt ends it at once.
+
+    TensorFlow would wait for a worker that never comes for an hour, and Python cannot act meanwhile: its lock is held.
+    It also takes SIGTERM, which is given back.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    taken = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if in_main}
+    with open(os.devnull, 'w') as nowhere:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+        try:
+            if in_main:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            for number, handler in taken.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
 
 def find_job():
