@@ -49,7 +49,7 @@ def soak(values):
     with tempfile.TemporaryDirectory() as folder:
         config = write_task(os.path.join(folder, 'data'), 'sort', chance, words='abcdefghijkl', longest=9)
         killed, undisturbed = (os.path.join(folder, name) for name in ('killed', 'undisturbed'))
-        os.environ['SEQUENCING_JOIN_SECONDS'] = '180'  # of a worker whose peer was killed before they met
+        os.environ['SEQUENCING_JOIN_SECONDS'] = '90'  # of a worker whose peer was killed before they met
         kills, others, began = 0, collections.Counter(), time.monotonic()
         ends = began + 60 * values.minutes
         while time.monotonic() < ends:

@@ -1,8 +1,9 @@
-"""Two worker processes are stopped by SIGTERM, and each of them is killed: they end where undisturbed ones do."""
+"""Two worker processes train as one does; stopped by SIGTERM and killed, they end where undisturbed ones do."""
 
 import os
 import signal
 import unittest
+from unittest import mock
 
 from tests.test_resume import everything_in
 from tests.toy import wait_for
@@ -37,27 +38,44 @@ class StoppedWorkersTest(WorkersTestCase):
         self.check_close('one', 'two')
 
 
+class PlainWorkersTest(WorkersTestCase):
+    steps = 10
+
+    def test_a_flow_in_two_processes_is_that_in_one(self):
+        for name, workers in (('one', 1), ('two', 2)):
+            self.end(self.start(name, workers, 'config_toy_flow'), [0] * workers)
+        self.check_close('one', 'two')
+
+    def test_a_worker_does_not_wait_for_ever(self):
+        with mock.patch.dict(os.environ, SEQUENCING_JOIN_SECONDS='3'):
+            for killed in (0, 1):
+                processes = self.start('lonely', 2)
+                processes.pop(killed).kill()
+                said = self.end(processes, [1])
+                self.assertIn('waiting for the others, 3 seconds at most', said[0])
+
+
 class DisturbedWorkersTest(WorkersTestCase):
     """With dropout, and noise that every replica draws: to the bit, as two workers are compared with two."""
 
     steps = 120
 
     def check_disturbed(self, config):
-        self.end(self.start('undisturbed', 2, config), [0, 0])
+        self.end(self.start('undisturbed', 2, config, plain=False), [0, 0])
 
-        chief, other = self.start('disturbed', 2, config)
+        chief, other = self.start('disturbed', 2, config, plain=False)
         wait_for(chief, 'step 9 ')
         chief.send_signal(signal.SIGINT)
         self.end([chief, other], [130, 130])
 
-        chief, other = self.start('disturbed', 2, config)
+        chief, other = self.start('disturbed', 2, config, plain=False)
         self.assertIn('going on from', wait_for(chief, 'step 30 '))
         chief.kill()
         said = self.end([chief, other], [-signal.SIGKILL, 1])
         self.assertIn('Start the job again', said[1])
         self.assertNotIn('Traceback', said[1])
 
-        said = self.end(self.start('disturbed', 2, config), [0, 0])
+        said = self.end(self.start('disturbed', 2, config, plain=False), [0, 0])
         self.assertIn('going on from', said[0])
         self.check_equal('undisturbed', 'disturbed')
 

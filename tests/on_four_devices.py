@@ -20,12 +20,12 @@ import nmt_train  # noqa: E402
 from build_model import build_model, build_objective  # noqa: E402
 from sequencing.config import TrainConfig  # noqa: E402
 from sequencing.distribution import Distribution, choose_distribution, mirrored, tf_variable  # noqa: E402
-from sequencing.flow_config import FlowTrainConfig  # noqa: E402
+from sequencing.flow_config import FlowPriorConfig, FlowTrainConfig  # noqa: E402
 from sequencing.objectives import Likelihood  # noqa: E402
 from sequencing.optimizers import build_optimizer  # noqa: E402
 from sequencing.structures import Batch  # noqa: E402
 from sequencing.training import FIRST_LOSS_SCALE, TrainingState, Updater  # noqa: E402
-from tests.families import make_translator  # noqa: E402
+from tests.families import FAMILIES, make_translator  # noqa: E402
 from tests.flow_support import random_batch, tiny_flow_model  # noqa: E402
 from tests.support import seeds  # noqa: E402
 from tests.test_resume import everything_in  # noqa: E402
@@ -86,26 +86,38 @@ class Training:
 
 
 class ReplicasTestCase(tf.test.TestCase):
-    """Makes trainings on one device and several, and compares them."""
+    """Makes trainings on one device and several, and compares them.
+
+    `eager` is without `tf.function`, whose traces of four replicas are most of what such a test costs; `large`
+    models have two layers, and flows two levels.
+    """
+
+    eager, large = False, False
 
     def setUp(self):
         super().setUp()
         self.random = seeds(self)
+        tf.config.run_functions_eagerly(self.eager)
+        self.addCleanup(tf.config.run_functions_eagerly, False)
 
     def prepare(self, family, **train):
         """A configuration without dropout, its vocabulary, weights to start from and a batch of 7 pairs."""
         train = {**SGD, **train}
         if family == 'flow':
             recipe = FlowTrainConfig(reconstruction_steps=0, kl_warmup_steps=1)
-            model, config, vocab = tiny_flow_model(self.random, None, {**train, 'flow': recipe})
+            parts = {} if self.large else {'prior': FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2)}
+            model, config, vocab = tiny_flow_model(self.random, parts, {**train, 'flow': recipe})
             batch = random_batch(self.random, vocab, unit=model.length_unit, batch=7)
         else:
-            translator = make_translator(family, self.random.randrange(1000), train=TrainConfig(**train))
+            layers = {'layers': 2 if self.large else 1} if family == 'transformer' else {}
+            parts = [dataclasses.replace(part, **layers) for part in FAMILIES[family]]
+            translator = make_translator(family, self.random.randrange(1000), train=TrainConfig(**train),
+                                         network=dict(zip(('encoder', 'decoder'), parts)))  # fmt: skip
             model, config, vocab = translator.model, translator.config, translator.trg_vocab
             batch = self.batch(vocab, 7)
         return config, vocab, [v.numpy() for v in model.trainable_variables], batch
 
-    def batch(self, vocab, count, longest=6):
+    def batch(self, vocab, count, longest=4):
         random = np.random.default_rng(self.random.randrange(2**31))
         masks = np.arange(longest) < random.integers(1, longest + 1, [2, count])[..., np.newaxis]
         ids = np.where(masks, random.integers(4, vocab.size, masks.shape), vocab.pad_id).astype(np.int32)
@@ -142,16 +154,18 @@ class ReplicasTestCase(tf.test.TestCase):
 
 
 class ReplicasTest(ReplicasTestCase):
-    """Promise 9; `system_tests/on_four_devices.py` has longer forms."""
+    """Promise 9; `system_tests/on_four_devices.py` has longer forms, and all of this with `tf.function`."""
+
+    eager = True
 
     def test_an_rnn_has_the_same_gradient_on_any_number_of_replicas(self):
         self.check_same_gradient('rnn', [(1, 3), (2, 1), (4, 2)])
 
-    def test_a_transformer_has_the_same_gradient_on_replicas(self):
-        self.check_same_gradient('transformer', [(4, 2)])
+    def test_a_transformer_has_the_same_gradient_on_any_number_of_replicas(self):
+        self.check_same_gradient('transformer', [(2, 1), (4, 2)])
 
-    def test_a_flow_has_the_same_gradient_on_replicas(self):
-        self.check_same_gradient('flow', [(2, 2)])
+    def test_a_flow_has_the_same_gradient_on_any_number_of_replicas(self):
+        self.check_same_gradient('flow', [(2, 2), (4, 1)])
 
     def test_adamw_keeps_its_replicas_equal_and_near_one_device(self):
         config, vocab, start, batch = self.prepare('rnn', optimizer='adamw', learning_rate=1e-3, weight_decay=0.1,
@@ -237,12 +251,16 @@ class ScriptTest(unittest.TestCase):
 
     def train(self, name, *arguments, config='config_toy'):
         out, errors = io.StringIO(), io.StringIO()
+        tf.config.run_functions_eagerly('--strategy=one' in arguments)  # which for so few steps is faster
+        self.addCleanup(tf.config.run_functions_eagerly, False)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
             code = nmt_train.main([
                 'nmt_train.py', f'--config={config}', f'--config_file={self.config_file}', *arguments,
                 f'--model_dir={self.folder}/{name}', f'--set=data.cache_dir={self.folder}/cache',
                 '--set=train.optimizer=sgd', '--set=train.max_steps=6', '--set=train.learning_rate=0.1',
+                '--set=train.accumulate=2', '--set=decode.mode=greedy',
             ])  # fmt: skip
+        tf.config.run_functions_eagerly(False)
         return code, out.getvalue() + errors.getvalue(), os.path.join(self.folder, name)
 
     def check_mirrored(self, config, *settings):
