@@ -13,6 +13,7 @@ import fcntl
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 
 import tensorflow as tf
@@ -175,7 +176,9 @@ class Checkpoints:
 
 
 def _reason(error):
-    return str(getattr(error, 'message', error)).splitlines()[0][:300]
+    """The first line of what it says, without the names of TensorFlow's operations."""
+    said = str(getattr(error, 'message', error)).splitlines()[0]
+    return re.sub(r'\{\{.*?\}\} ?| ?\[Op:\w+\]', '', said)[:300]
 
 
 def checkpoint_path(model_dir, which='best'):

@@ -8,7 +8,15 @@ from tests import on_four_devices
 WAYS = [(1, 3), (2, 1), (3, 2), (4, 1), (4, 2), (4, 3)]  # devices, and batches an update
 
 
+class TracedReplicasTest(on_four_devices.ReplicasTest):
+    """As there, with `tf.function`, as training is, and larger models."""
+
+    eager, large = False, True
+
+
 class LongReplicasTest(on_four_devices.ReplicasTestCase):
+    large = True
+
     def test_every_family_has_the_same_gradient_on_any_number_of_replicas(self):
         for family in ('rnn', 'transformer', 'flow'):
             with self.subTest(family):

@@ -153,7 +153,7 @@ class ReplicasTestCase(tf.test.TestCase):
             self.assertAllClose(sums.gradient_norm, totals[0].gradient_norm, rtol=1e-4)
 
 
-class ReplicasTest(ReplicasTestCase):
+class GradientTest(ReplicasTestCase):
     """Promise 9; `system_tests/on_four_devices.py` has longer forms, and all of this with `tf.function`."""
 
     eager = True
@@ -166,6 +166,12 @@ class ReplicasTest(ReplicasTestCase):
 
     def test_a_flow_has_the_same_gradient_on_any_number_of_replicas(self):
         self.check_same_gradient('flow', [(2, 2), (4, 1)])
+
+
+class ReplicasTest(ReplicasTestCase):
+    """What else replicas have to agree on."""
+
+    eager = True
 
     def test_adamw_keeps_its_replicas_equal_and_near_one_device(self):
         config, vocab, start, batch = self.prepare('rnn', optimizer='adamw', learning_rate=1e-3, weight_decay=0.1,

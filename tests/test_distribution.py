@@ -18,7 +18,7 @@ import build_inputs
 from nmt_train import check_alike, settings_key
 from sequencing.config import Config
 from sequencing.config_files import load_config
-from sequencing.distribution import Distribution, find_job
+from sequencing.distribution import Distribution, choose_distribution, find_job
 from sequencing.errors import Failure, UserError
 from sequencing.structures import Replicas
 from sequencing.translator import Translator
@@ -51,6 +51,16 @@ class JobTest(unittest.TestCase):
         with self.assertRaisesRegex(UserError, 'start with srun'):
             self.found(SLURM_PROCID='0')
 
+    def test_slurm_means_to_us_what_it_does_to_tensorflow(self):
+        job = {'SLURM_PROCID': '4', 'SLURM_STEP_NUM_TASKS': '5', 'SLURM_STEP_NODELIST': 'a[07-08],b1',
+               'SLURM_STEP_TASKS_PER_NODE': '2(x2),1', 'SEQUENCING_PORT': '2000'}  # fmt: skip
+        cluster, kind, rank = self.found(**job)
+        with mock.patch.dict(os.environ, job):
+            theirs = tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=2000, auto_set_gpu=False,
+                                                                         gpus_per_node=2, gpus_per_task=1)  # fmt: skip
+            self.assertEqual(theirs.cluster_spec().as_dict(), cluster)
+            self.assertEqual(theirs.get_task_info(), (kind, rank))
+
     def test_slurm_numbers_tasks_in_the_order_of_its_node_list(self):
         """Names sorted as text would put node10 before node9."""
         job = {'SLURM_STEP_NODELIST': 'node[9-11]', 'SLURM_STEP_TASKS_PER_NODE': '1(x3)', 'SEQUENCING_PORT': '2000'}
@@ -79,6 +89,27 @@ class JobTest(unittest.TestCase):
     def test_no_job_is_told(self):
         with self.assertRaisesRegex(UserError, 'srun under Slurm, or set TF_CONFIG'):
             self.found()
+
+
+class ChoiceTest(unittest.TestCase):
+    """Which devices `--strategy` takes, where GPUs are made up."""
+
+    def test_auto_takes_all_gpus_and_else_one_device(self):
+        for count, name, want in ((0, 'auto', None), (1, 'auto', None), (3, 'auto', 3), (3, 'one', None),
+                                  (3, 'mirrored', 3), (1, 'mirrored', None)):  # fmt: skip
+            gpus = [mock.Mock() for _ in range(count)]
+            for i, gpu in enumerate(gpus):
+                gpu.name = f'/device:GPU:{i}'
+            with (
+                mock.patch.object(tf.config, 'list_physical_devices', lambda kind: gpus if kind == 'GPU' else []),
+                mock.patch.object(tf.config, 'list_logical_devices', lambda kind: gpus if kind == 'GPU' else [None]),
+                mock.patch.object(tf.distribute, 'MirroredStrategy') as made,
+            ):
+                made.return_value.num_replicas_in_sync = want
+                found = choose_distribution(name)
+            if want:
+                made.assert_called_once_with([f'GPU:{i}' for i in range(want)], None)  # None: by NCCL
+            self.assertEqual(found.replicas.total, want or 1)
 
 
 class FailuresTest(unittest.TestCase):
