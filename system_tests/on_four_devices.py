@@ -2,6 +2,8 @@
 
 import unittest
 
+import numpy as np
+
 from sequencing.distribution import Distribution
 from tests import on_four_devices
 
@@ -22,16 +24,23 @@ class LongReplicasTest(on_four_devices.ReplicasTestCase):
             with self.subTest(family):
                 self.check_same_gradient(family, WAYS)
 
+
+class TenUpdatesTest(on_four_devices.ReplicasTestCase):
     def test_ten_updates_end_at_the_same_weights(self):
-        config, vocab, start, _ = self.prepare('rnn', learning_rate=0.3, clip_norm=0.5, ema=0.7)
-        batches = [self.batch(vocab, self.random.randint(3, 9)) for _ in range(10)]
+        for family in ('rnn', 'transformer', 'flow'):
+            with self.subTest(family):
+                config, vocab, start, batch = self.prepare(family, learning_rate=0.1, clip_norm=0.5, ema=0.7)
+                self.check_ten_updates(config, vocab, start, batch)
+
+    def check_ten_updates(self, config, vocab, start, batch):
         ends = []
         for distribution in (Distribution(), on_four_devices.cpus(2)):
-            training = on_four_devices.Training(config, vocab, distribution, start)
-            for batch in batches:
+            training = on_four_devices.Training(config, vocab, distribution, start, dropout=False)
+            for _ in range(10):
                 training.do(batch)
             averages = on_four_devices.copies(distribution, training.optimizer._model_variables_moving_average)
             ends.append(training.weights() + [average[0] for average in averages])
+        self.assertGreater(max(np.abs(new - old).max() for new, old in zip(ends[0], start)), 0.01)
         for got, want in zip(*ends, strict=True):
             self.assertAllClose(got, want, atol=1e-5)
 

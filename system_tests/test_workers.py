@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import unittest
 from unittest import mock
 
@@ -45,6 +46,18 @@ class PlainWorkersTest(WorkersTestCase):
         for name, workers in (('one', 1), ('two', 2)):
             self.end(self.start(name, workers, 'config_toy_flow'), [0] * workers)
         self.check_close('one', 'two')
+
+    def test_the_environment_of_slurm_is_enough(self):
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            port = free.getsockname()[1] - 1
+        job = {'SLURM_STEP_NODELIST': 'localhost', 'SLURM_STEP_TASKS_PER_NODE': '2', 'SEQUENCING_PORT': str(port)}
+        for rank in (0, 1):
+            with mock.patch.dict(os.environ, {**job, 'SLURM_PROCID': str(rank)}):
+                self.start('slurm', 1, strategy='multi_worker')
+        said = self.end(self.processes, [0, 0])
+        self.assertIn('training ended at step 10', said[0])
+        self.assertNotIn('step', said[1])
 
     def test_a_worker_does_not_wait_for_ever(self):
         with mock.patch.dict(os.environ, SEQUENCING_JOIN_SECONDS='3'):

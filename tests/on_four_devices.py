@@ -58,7 +58,7 @@ def copies(distribution, variables):
 class Training:
     """A model with all that updates it, on one device or several."""
 
-    def __init__(self, config, vocab, distribution, weights=None, **options):
+    def __init__(self, config, vocab, distribution, weights=None, dropout=True, **options):
         train = config.train
         with distribution.scope():
             self.model = build_model(config, vocab, vocab)
@@ -73,7 +73,7 @@ class Training:
         loss = options.pop('loss', None) or self.objective.loss
         self.update = Updater(
             self.model, self.optimizer, self.state, train, config.seed, distribution=distribution,
-            loss=lambda batch, seed, step: loss(self.phase, batch, seed, step), **options,
+            loss=lambda batch, seed, step: loss(self.phase, batch, seed if dropout else None, step), **options,
         )  # fmt: skip
 
     def weights(self):
@@ -128,15 +128,10 @@ class ReplicasTestCase(tf.test.TestCase):
         config, vocab, start, batch = self.prepare(family)
         found, totals = [], []
 
-        def without_dropout(phase, batch, seed, step):
-            return training.objective.loss(phase, batch, None, step)
-
         for devices, pieces in [(1, 1), *ways]:
             distribution = cpus(devices)
             train = dataclasses.replace(config.train, accumulate=pieces)
-            training = Training(
-                dataclasses.replace(config, train=train), vocab, distribution, start, loss=without_dropout
-            )
+            training = Training(dataclasses.replace(config, train=train), vocab, distribution, start, dropout=False)
             training.do(batch, pieces)  # 7 pairs in two pieces on four replicas: one of them has none
             found.append([old - new for old, new in zip(start, training.weights())])
             totals.append(training.state.take_totals())
