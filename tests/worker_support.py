@@ -80,7 +80,7 @@ class WorkersTestCase(unittest.TestCase):
         return started
 
     def end(self, processes, codes):
-        said = [process.communicate(timeout=150)[0] for process in processes]
+        said = [process.communicate(timeout=900)[0] for process in processes]
         self.assertEqual([process.returncode for process in processes], codes, '\n----\n'.join(said))
         return said
 
