@@ -103,7 +103,10 @@ class Job:
         except subprocess.TimeoutExpired:
             killed.send_signal(signal.SIGKILL)
         self.expect([-signal.SIGKILL], [killed])
-        return [process.wait(600) for process in others]
+        try:
+            return [process.wait(600) for process in others]
+        except subprocess.TimeoutExpired:
+            raise Failure('a worker goes on ten minutes after another one was killed') from None
 
     def end(self):
         """Waits for as long as it takes."""

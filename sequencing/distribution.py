@@ -268,8 +268,9 @@ def _join_workers(gpus):
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(cluster), task_type=kind, task_id=index, num_accelerators={'GPU': gpus}, rpc_layer='grpc'
     )
-    seconds = int(os.environ.get('SEQUENCING_JOIN_SECONDS', 600))
-    note(f'worker {worker} of {workers}: waiting for the others, {seconds} seconds at most')
+    seconds = _join_seconds()
+    note(f'worker {worker} of {workers}: waiting for the others; ends with code 1 where they have not come in {seconds} '
+         'seconds (SEQUENCING_JOIN_SECONDS)')  # fmt: skip
     try:
         with _ended_after(seconds):
             found = Distribution(tf.distribute.MultiWorkerMirroredStrategy(resolver), workers, worker)
@@ -280,9 +281,17 @@ def _join_workers(gpus):
     return found
 
 
+def _join_seconds():
+    told = os.environ.get('SEQUENCING_JOIN_SECONDS', '600')
+    if not told.isdecimal() or not int(told):
+        raise UserError(f'SEQUENCING_JOIN_SECONDS is how many seconds workers wait for each other, such as 600; got '
+                        f'{told!r}.')  # fmt: skip
+    return int(told)
+
+
 @contextlib.contextmanager
 def _ended_after(seconds):
-    """Ends this process with code 1 where its body takes longer; an interrupt ends it at once.
+    """Ends this process with code 1, without a word more, where its body takes longer; an interrupt ends it at once.
 
     TensorFlow would wait for a worker that never comes for an hour, and Python cannot act meanwhile: its lock is held.
     It also takes SIGTERM, which is given back.
@@ -292,8 +301,8 @@ def _ended_after(seconds):
     with open(os.devnull, 'w') as nowhere:
         faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
         try:
-            if in_main:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
+            for number in taken:  # of no use for SIGTERM once TensorFlow has taken it
+                signal.signal(number, signal.SIG_DFL)
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()

@@ -37,8 +37,8 @@ class SGD(InEveryReplica, keras.optimizers.SGD):
 
 
 class FusedAdam(InEveryReplica, keras.optimizers.Adam):
-    """Adam and AdamW whose update is one TensorFlow kernel a variable, and one for decay: three to four times as fast on
-    CPUs.
+    """Adam and AdamW whose update is one TensorFlow kernel a variable, and one for decay: three to four times as fast
+    on CPUs.
 
     State, options and formulas are those of Keras (Kingma and Ba, 2015, end of section 2; AMSGrad: Reddi et al., 2018;
     decoupled weight decay: Loshchilov and Hutter, 2019).

@@ -65,7 +65,7 @@ class PlainWorkersTest(WorkersTestCase):
                 processes = self.start('lonely', 2)
                 processes.pop(killed).kill()
                 said = self.end(processes, [1])
-                self.assertIn('waiting for the others, 3 seconds at most', said[0])
+                self.assertIn('ends with code 1 where they have not come in 3 seconds', said[0])
 
 
 class DisturbedWorkersTest(WorkersTestCase):
