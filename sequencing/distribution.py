@@ -269,8 +269,8 @@ def _join_workers(gpus):
         tf.train.ClusterSpec(cluster), task_type=kind, task_id=index, num_accelerators={'GPU': gpus}, rpc_layer='grpc'
     )
     seconds = _join_seconds()
-    note(f'worker {worker} of {workers}: waiting for the others; ends with code 1 where they have not come in {seconds} '
-         'seconds (SEQUENCING_JOIN_SECONDS)')  # fmt: skip
+    note(f'worker {worker} of {workers}: waiting for the others; ends with code 1 where they have not come in '
+         f'{seconds} seconds (SEQUENCING_JOIN_SECONDS)')  # fmt: skip
     try:
         with _ended_after(seconds):
             found = Distribution(tf.distribute.MultiWorkerMirroredStrategy(resolver), workers, worker)
@@ -291,7 +291,7 @@ def _join_seconds():
 
 @contextlib.contextmanager
 def _ended_after(seconds):
-    """Ends this process with code 1, without a word more, where its body takes longer; an interrupt ends it at once.
+    """Ends this process with code 1, without a word, where its body takes longer; an interrupt ends it at once.
 
     TensorFlow would wait for a worker that never comes for an hour, and Python cannot act meanwhile: its lock is held.
     It also takes SIGTERM, which is given back.
