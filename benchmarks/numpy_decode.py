@@ -7,9 +7,10 @@ Without a trained model, Transformer small: 3 + 3 layers of 256 units, 4 heads, 
 8,000 tokens; random weights, with EOS made impossible before the limit. Greedy search, one sentence of 25 tokens at a
 time, 25 tokens out. With one (`--model_dir`), the same of that model and of the first sentences of its text.
 
-`import` and `first_line` are processes from start to end, `greedy` is sentences/s without the first two; `size/float32`
-compares the one file with the checkpoint, `size/int8` with the float32 file. `bleu/int8`, of a trained model, compares
-the BLEU of its int8 file with that of its float32 file, greedy search of the whole text. All in float32.
+`import` and `first_line` are processes from start to end, `greedy` is the mean rate in sentences/s without the first
+two; `size/float32` compares the one file with the checkpoint, `size/int8` with the float32 file. `bleu/int8`, of a
+trained model, compares the BLEU of its int8 file with that of its float32 file, greedy search of the whole text. All in
+float32.
 """
 
 import itertools
@@ -23,6 +24,7 @@ from absl import flags
 from side_by_side import compare, report, run
 
 from sequencing import cli
+from sequencing.errors import UserError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SIZES = {'layers': 3, 'size': 256, 'heads': 4, 'hidden_size': 1024, 'vocab': 8000}
@@ -54,6 +56,8 @@ def benchmark(values):
         return 0
     if values.model_dir:
         cli.require(values, 'test_src', 'test_trg')
+    elif values.test_src or values.test_trg:
+        raise UserError('--test_src and --test_trg are the text of a trained model: give its --model_dir.')
     with tempfile.TemporaryDirectory() as folder:
         model_dir, file = values.model_dir or os.path.join(folder, 'model'), os.path.join(folder, 'model.npz')
         if values.model_dir:

@@ -54,7 +54,7 @@ class Picture:
         """A rectangle around words; `\\n` begins a line. Returns the `Box`."""
         box = Box(x, y, width, height)
         self.parts.append(
-            f'<rect x="{_(x)}" y="{_(y)}" width="{_(width)}" height="{_(height)}" rx="4" fill="{colour}" '
+            f'<rect x="{px(x)}" y="{px(y)}" width="{px(width)}" height="{px(height)}" rx="4" fill="{colour}" '
             f'stroke="{PALE}"/>'
         )
         if words:
@@ -68,7 +68,8 @@ class Picture:
         for number, line in enumerate(lines):
             height = y + 4.5 + LINE * (number - (len(lines) - 1) / 2)
             self.parts.append(
-                f'<text x="{_(x)}" y="{_(height)}" text-anchor="{anchor}" fill="{colour}"{weight}>{escape(line)}</text>'
+                f'<text x="{px(x)}" y="{px(height)}" text-anchor="{anchor}"'
+                f' fill="{colour}"{weight}>{escape(line)}</text>'
             )
 
     def arrow(self, *points, colour=INK):
@@ -76,13 +77,13 @@ class Picture:
         self.line(*points, colour=colour, more=' marker-end="url(#head)"')
 
     def line(self, *points, colour=INK, more='', width=1.3):
-        path = ' '.join(f'{_(x)},{_(y)}' for x, y in points)
+        path = ' '.join(f'{px(x)},{px(y)}' for x, y in points)
         self.parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"{more}/>')
 
     def __str__(self):
         return '\n'.join([*self.parts, '</svg>\n'])
 
 
-def _(number):
+def px(number):
     """A number with as many digits as it needs, one behind the point at most."""
     return f'{number:.1f}'.removesuffix('.0')

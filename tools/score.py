@@ -53,6 +53,9 @@ def score(flags):
     cli.require(flags, 'hypothesis')
     if not flags.test_trg and not flags.model_dir:
         raise UserError('nothing to do: give --test_trg for BLEU, or --model_dir and --test_src for log-probabilities.')
+    if flags.nbest > 1 and not is_json(flags.hypothesis):
+        raise UserError(f'--nbest {flags.nbest} needs JSON lines, as nmt_infer.py --format jsonl writes them to a file '
+                        f'that ends in .jsonl; {flags.hypothesis} has one output a line.')  # fmt: skip
     hypotheses = read_hypotheses(flags.hypothesis, flags.nbest)
     language = flags.trg_lang
     if flags.model_dir:
@@ -88,20 +91,30 @@ class Hypothesis(NamedTuple):
 def read_hypotheses(path, nbest=1):
     """Of each line a list of `Hypothesis`, the best first, at most `nbest`."""
     lines = list(read_lines(path, '--hypothesis'))
-    if os.path.splitext(path)[1] != '.jsonl':
+    if not is_json(path):
         return [[Hypothesis(line, line)] for line in lines]
     hypotheses = []
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
             outputs = (values.get('nbest') or [values])[:nbest]
-            hypotheses.append([
-                Hypothesis(each['translation'], each['tokens'], each.get('span', 0), each.get('sample'))
-                for each in outputs
-            ])  # fmt: skip
-        except (json.JSONDecodeError, AttributeError, KeyError, TypeError):
-            raise UserError(f'{path}, line {number}: not an object with translation and tokens.') from None
+            hypotheses.append([_hypothesis(**each) for each in outputs])
+        except (json.JSONDecodeError, AttributeError, TypeError, ValueError):
+            raise UserError(f'{path}, line {number}: not an object with translation and tokens, as nmt_infer.py '
+                            '--format jsonl writes them.') from None  # fmt: skip
     return hypotheses
+
+
+def is_json(path):
+    return os.path.splitext(path)[1] == '.jsonl'
+
+
+def _hypothesis(translation, tokens, span=0, sample=None, **_):
+    numbers = [span] if sample is None else [span, sample]
+    texts = [translation, *tokens]
+    if not all(isinstance(n, int) for n in numbers) or not all(isinstance(text, str) for text in texts):
+        raise ValueError
+    return Hypothesis(translation, tokens, span, sample)
 
 
 def columns(source, hypotheses):
