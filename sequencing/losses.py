@@ -30,11 +30,13 @@ def cross_entropy(logits, targets, label_smoothing=0.0):
         logits = tf.cast(logits, tf.float32)
         probabilities = tf.nn.softmax(logits)
         chosen, likelihood = tf.gather_nd(logits, places), tf.gather_nd(probabilities, places)
-        nll = tf.cond(
-            tf.reduce_min(likelihood) > _LEAST_LIKELIHOOD,
-            lambda: -tf.math.log(likelihood),
-            lambda: tf.reduce_logsumexp(logits, axis=1) - chosen,
-        )
+
+        def from_logits():  # relative to the largest of a row, so that no digits are lost to its size
+            top = tf.reduce_max(logits, axis=1)
+            return tf.reduce_logsumexp(logits - top[:, tf.newaxis], axis=1) - (chosen - top)
+
+        enough = tf.reduce_min(likelihood) > _LEAST_LIKELIHOOD
+        nll = tf.cond(enough, lambda: -tf.math.log(likelihood), from_logits)
         smoothed = nll + label_smoothing * (chosen - tf.reduce_mean(logits, axis=1)) if label_smoothing else nll
 
         def gradient(d, _):
