@@ -67,7 +67,7 @@ class Promises:
     def task(self):
         """What gives the lines of an update, and two lists of lines that are to be copied: when the first is, training
         ends; the second is the test."""
-        return lambda: self.lines(64, longest=5), self.lines(60, longest=5), self.lines(100, longest=5)
+        return lambda: self.lines(64, longest=5), self.lines(200, longest=5), self.lines(100, longest=5)
 
     def test_it_learns_to_copy_and_a_training_restored_from_its_checkpoint_goes_on_to_the_bit(self):
         lines, watched, test = self.task()
@@ -81,7 +81,7 @@ class Promises:
         self.draw_weights(1.0)
         update, checkpoints, everything = self.training(self.translator)
         done = 0
-        while done < self.steps and self.share_right(watched, GREEDY) < 0.97:
+        while done < self.steps and self.share_right(watched, GREEDY) < 0.99:  # far above the bar, not by luck
             for _ in range(self.steps // 8):
                 update([batch()])
             done += self.steps // 8
