@@ -149,10 +149,10 @@ def config_en2de_flow():
             prior=FlowPriorConfig(steps=(1, 1), factors=(2,), hidden_size=128, heads=4),
         ),
         train=TrainConfig(
-            optimizer='adamw', amsgrad=True, weight_decay=1e-3, learning_rate=1.5e-3, schedule='cosine', beta_2=0.98,
-            warmup_steps=200, clip_norm=1.0, label_smoothing=0.1, loss_unit='sentences', batch_size=3000,
-            max_steps=2200, validate_every=500, save_every=500,
-            flow=FlowTrainConfig(reconstruction_steps=500, kl_warmup_steps=800, free_bits=3.0, glancing=1.0),
+            optimizer='adamw', amsgrad=True, weight_decay=1e-3, learning_rate=1e-3, schedule='cosine', beta_2=0.98,
+            warmup_steps=200, clip_norm=1.0, label_smoothing=0.1, loss_unit='sentences', batch_size=1800,
+            max_steps=4200, validate_every=1300, save_every=500,
+            flow=FlowTrainConfig(reconstruction_steps=1300, kl_warmup_steps=1200, free_bits=3.0, glancing=1.0),
         ),
         model_dir='runs/en2de_flow',
     )  # fmt: skip
