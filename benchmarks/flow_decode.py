@@ -32,11 +32,16 @@ CASES = {  # name in the peer's output: (mode, sentences, length)
 
 
 def define(values):
+    define_sides(values, repeats=7)
+    flags.DEFINE_list('cases', list(CASES), 'names of the cases', flag_values=values)
+
+
+def define_sides(values, repeats):
+    """Flags of a benchmark that times ours in some precisions beside a command."""
     flags.DEFINE_string('peer', '', 'command that times the peer', flag_values=values)
     flags.DEFINE_integer('rounds', 3, 'how often each runs, in turn', lower_bound=1, flag_values=values)
-    flags.DEFINE_integer('repeats', 7, 'runs of a case in a process', lower_bound=1, flag_values=values)
+    flags.DEFINE_integer('repeats', repeats, 'runs of a case in a process', lower_bound=1, flag_values=values)
     flags.DEFINE_integer('threads', 1, 'CPU threads', lower_bound=1, flag_values=values)
-    flags.DEFINE_list('cases', list(CASES), 'names of the cases', flag_values=values)
     flags.DEFINE_list('precisions', ['float32', 'mixed_bfloat16'], 'of ours', flag_values=values)
     flags.DEFINE_string('measure', '', 'time ours in this precision and stop', flag_values=values)
 

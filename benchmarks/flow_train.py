@@ -6,16 +6,15 @@
 
 `pretrain` is an update of the reconstruction phase, `train` one of the whole bound: forwards and backwards, clipping
 and AdamW with AMSGrad, on a batch of random tokens without padding; vocabulary 8,000. Ours and the peer run in turn,
-each in a process of its own; without a peer, ours is compared with itself. `best` is our best precision against the
-peer, and `first_update` the seconds until the first whole update is done, graphs traced, against the 60 that we allow.
+each in a process of its own. `best` is our best precision against the peer, and `first_update` the seconds until the
+first whole update is done, graphs traced, against the 60 that we allow; without a peer it is all that is reported.
 """
 
 import statistics
 import sys
 import time
 
-from absl import flags
-from flow_decode import VOCAB, base_config, milliseconds
+from flow_decode import VOCAB, base_config, define_sides, milliseconds
 from side_by_side import report
 
 from sequencing import cli
@@ -26,12 +25,7 @@ FIRST = 'first update'
 
 
 def define(values):
-    flags.DEFINE_string('peer', '', 'command that times the peer', flag_values=values)
-    flags.DEFINE_integer('rounds', 3, 'how often each runs, in turn', lower_bound=1, flag_values=values)
-    flags.DEFINE_integer('repeats', 5, 'updates timed in a process', lower_bound=1, flag_values=values)
-    flags.DEFINE_integer('threads', 1, 'CPU threads', lower_bound=1, flag_values=values)
-    flags.DEFINE_list('precisions', ['float32', 'mixed_bfloat16'], 'of ours', flag_values=values)
-    flags.DEFINE_string('measure', '', 'time ours in this precision and stop', flag_values=values)
+    define_sides(values, repeats=5)
 
 
 def main(argv=None):
@@ -51,12 +45,12 @@ def benchmark(values):
                 f'--repeats={values.repeats}',
             ]))  # fmt: skip
     about = dict(threads=values.threads, model=f'FlowSeq base, vocabulary {VOCAB}')
-    for case in CASES:
+    for case in CASES if values.peer else ():
         medians = {precision: statistics.median(found[case] for found in rounds) for precision, rounds in ours.items()}
         best = min(medians, key=medians.get)
         for name, precision in [*((p.removeprefix('mixed_'), p) for p in ours), ('best', best)]:
             mine = [found[case] for found in ours[precision]]
-            theirs = [found[case] for found in peer] or mine
+            theirs = [found[case] for found in peer]
             ratios = [other / own for other, own in zip(theirs, mine)]
             report(f'flow_train/{case.replace(" ", "_")}/{name}', statistics.median(ratios), (min(ratios), max(ratios)),
                    medians[precision], statistics.median(theirs), 'ms', **about)  # fmt: skip

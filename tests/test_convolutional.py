@@ -131,7 +131,8 @@ class ConvolutionalTest(tf.test.TestCase):
         embedded, mask = floats(random, 2, 6, 5), tf.ones([2, 6], bool)
         narrow = encoder(tf.cast(embedded, tf.bfloat16), mask).outputs
         self.assertEqual(narrow.dtype, tf.bfloat16)
-        self.assertAllClose(tf.cast(narrow, tf.float32), encoder(embedded, mask).outputs, atol=0.3)
+        wide = encoder(embedded, mask).outputs  # far from 1, so that only shares say something
+        self.assertLess(tf.norm(tf.cast(narrow, tf.float32) - wide) / tf.norm(wide), 0.06)
 
     def test_wrong_sizes_are_refused(self):
         with self.assertRaisesRegex(ValueError, 'odd number of steps; got 4'):
