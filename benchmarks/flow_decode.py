@@ -53,16 +53,7 @@ def main(argv=None):
 def benchmark(values):
     if values.measure:
         return measure(values)
-    ours = {precision: [] for precision in values.precisions}
-    peer = []
-    for _ in range(values.rounds):
-        if values.peer:
-            peer.append(milliseconds(values.peer))
-        for precision in values.precisions:
-            ours[precision].append(milliseconds([
-                sys.executable, __file__, f'--measure={precision}', f'--threads={values.threads}',
-                f'--repeats={values.repeats}', f'--cases={",".join(values.cases)}',
-            ]))  # fmt: skip
+    ours, peer = in_turn(values, __file__, f'--cases={",".join(values.cases)}')
     for case in values.cases:
         for precision, rounds in ours.items():
             mine = [found[case] for found in rounds]
@@ -75,11 +66,25 @@ def benchmark(values):
     return 0
 
 
+def in_turn(values, script, *more):
+    """Runs the peer, if there is one, and `script` in each precision, in turn.
+
+    Returns:
+      lists with a dict of medians by case for every round: ours, by precision, and the peer's.
+    """
+    ours, peer = {precision: [] for precision in values.precisions}, []
+    for _ in range(values.rounds):
+        if values.peer:
+            peer.append(milliseconds(shlex.split(values.peer)))
+        for precision, found in ours.items():
+            given = f'--measure={precision}', f'--threads={values.threads}', f'--repeats={values.repeats}', *more
+            found.append(milliseconds([sys.executable, script, *given]))
+    return ours, peer
+
+
 def milliseconds(command):
-    """Runs a command, a list or a line for a shell, and returns the median of each case in its output."""
-    done = subprocess.run(
-        shlex.split(command) if isinstance(command, str) else command, stdout=subprocess.PIPE, text=True, check=True
-    )
+    """Runs a command and returns the median of each case in its output."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = re.findall(r'^(.*?)\s+wall med\s+([\d.]+) ms', done.stdout, re.MULTILINE)
     return {name: float(number) for name, number in found}
 

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 
-from flow_decode import VOCAB, base_config, define_sides, milliseconds
+from flow_decode import VOCAB, base_config, define_sides, in_turn
 from side_by_side import report
 
 from sequencing import cli
@@ -35,15 +35,7 @@ def main(argv=None):
 def benchmark(values):
     if values.measure:
         return measure(values)
-    ours, peer = {precision: [] for precision in values.precisions}, []
-    for _ in range(values.rounds):
-        if values.peer:
-            peer.append(milliseconds(values.peer))
-        for precision in values.precisions:
-            ours[precision].append(milliseconds([
-                sys.executable, __file__, f'--measure={precision}', f'--threads={values.threads}',
-                f'--repeats={values.repeats}',
-            ]))  # fmt: skip
+    ours, peer = in_turn(values, __file__)
     about = dict(threads=values.threads, model=f'FlowSeq base, vocabulary {VOCAB}')
     for case in CASES if values.peer else ():
         medians = {precision: statistics.median(found[case] for found in rounds) for precision, rounds in ours.items()}
@@ -98,19 +90,19 @@ def measure(values):
         update = Updater(model, optimizer, state, train, seed=1, variables=phase.variables,
                          loss=lambda *given, phase=phase: objective.loss(phase, *given))  # fmt: skip
         update([batch])
-        show(FIRST if phase is objective.phases[-1] else 'first update of reconstruction', began)
+        if phase is objective.phases[-1]:
+            show(FIRST, time.perf_counter() - began)
         times = []
         for _ in range(values.repeats):
             began = time.perf_counter()
             update([batch])
-            times.append((time.perf_counter() - began) * 1e3)
-        show(name, milliseconds=statistics.median(times))
+            times.append(time.perf_counter() - began)
+        show(name, statistics.median(times))
     return 0
 
 
-def show(name, began=0.0, milliseconds=None):
-    milliseconds = (time.perf_counter() - began) * 1e3 if milliseconds is None else milliseconds
-    print(f'{name:<34} wall med {milliseconds:8.1f} ms', flush=True)
+def show(name, seconds):
+    print(f'{name:<34} wall med {seconds * 1e3:8.1f} ms', flush=True)
 
 
 if __name__ == '__main__':

@@ -25,7 +25,7 @@ class FeatureSplit:
 
     def divide(self, x, at):
         """Flat rows to (what conditions, its `Conditions`, what changes, its `Conditions`)."""
-        if self.interleaved:  # not by slices with a stride, whose gradients are five times as slow on CPUs
+        if self.interleaved:  # slices with a stride take a third longer on CPUs, both ways together
             parts = tf.unstack(tf.reshape(x, [-1, self.changed_size, 2]), axis=2)
         else:
             sizes = [self.condition_size, self.changed_size]

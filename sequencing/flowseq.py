@@ -204,10 +204,10 @@ class FlowSeq(tf.Module):
         source = self.encode(batch.src_ids, batch.src_mask, seed)
         rows = Rows(batch.trg_mask)
         mean, log_variance = self.posterior_ends(batch.trg_ids, rows, source, seed)
+        glanced = right = tf.zeros([rows.batch])
         if phase == RECONSTRUCTION:
             smoothed, plain = self.cross_entropies(mean, batch.trg_ids, rows, source, seed)
             kl_by_level = tf.zeros([rows.batch, len(self.prior.level_shares)])
-            glanced = right = tf.zeros([rows.batch])
         else:
             if draws is None:
                 draws = self.latent_noise(seed if noise_seed is None else noise_seed, batch.index, samples, rows.time)
@@ -217,7 +217,6 @@ class FlowSeq(tf.Module):
             trg_ids = tf.repeat(batch.trg_ids, samples, axis=0)
             losses = self.cross_entropies(z, trg_ids, many, source, seed)
             smoothed, plain = [_mean_of_samples(x, samples) for x in losses]
-            glanced = right = tf.zeros([rows.batch])
             if glancing:
                 glanced, right = glancing_loss(self, source, batch, rows, mean, glancing_ratio, seed, noise_seed)
         kl = tf.reduce_sum(kl_by_level, axis=1)

@@ -10,8 +10,8 @@ class InEveryReplica:
     """A Keras optimizer that takes gradients as they are, summed over replicas already, checked and clipped, and whose
     replicas each move their own copies of the variables.
 
-    Keras would add gradients up once more, and have the replicas walk through the variables together: for the thousands
-    of a deep flow that takes minutes of tracing. For the same reason, what is common to all is computed once.
+    Keras would add gradients up once more, and have the replicas walk through the variables together, which costs more
+    to trace the more variables there are: a deep flow has thousands. So what is common to all is computed once, too.
     """
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):

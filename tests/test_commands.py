@@ -142,6 +142,19 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(code, 0)
         self.assertRegex(out, r'BLEU = 100')
 
+    def test_what_the_scorer_cannot_read_is_refused(self):
+        reference = self.write('r.trg', b'a\n')
+        for line in ('[]', '{"translation": "a"}', '{"translation": "a", "tokens": 5}',
+                     '{"translation": "a", "tokens": "a"}', '{"translation": "a", "tokens": ["a"], "span": null}',
+                     '{"translation": "a", "tokens": ["a"], "sample": "x"}'):  # fmt: skip
+            wrong = self.write('wrong.jsonl', line.encode() + b'\n')
+            code, _, err = run_tool(score.main, f'--hypothesis={wrong}', f'--test_trg={reference}')
+            self.assertEqual(code, 2, line)
+            self.assertIn('line 1: not an object with translation and tokens', err)
+        code, _, err = run_tool(score.main, f'--hypothesis={reference}', f'--test_trg={reference}', '--nbest=2')
+        self.assertEqual(code, 2)
+        self.assertIn('--nbest 2 needs JSON lines', err)
+
     def test_a_picture_of_attention_is_drawn(self):
         path = os.path.join(self.folder, 'attention.png')
         code, _, err = run_tool(plot_attention.main, f'--model_dir={self.model_dir}', '--sentence=a b c d e',

@@ -86,6 +86,13 @@ class JobTest(unittest.TestCase):
             with self.assertRaisesRegex(UserError, 'TF_CONFIG does not describe a job'):
                 self.found(TF_CONFIG=wrong)
 
+    def test_workers_wait_a_number_of_seconds(self):
+        told = json.dumps({'cluster': {'worker': ['a:1', 'b:2']}, 'task': {'type': 'worker', 'index': 0}})
+        for wrong in ('0', '-5', '10m', ''):
+            with mock.patch.dict(os.environ, TF_CONFIG=told, SEQUENCING_JOIN_SECONDS=wrong):
+                with self.assertRaisesRegex(UserError, 'SEQUENCING_JOIN_SECONDS is how many seconds'):
+                    choose_distribution('multi_worker')
+
     def test_no_job_is_told(self):
         with self.assertRaisesRegex(UserError, 'srun under Slurm, or set TF_CONFIG'):
             self.found()

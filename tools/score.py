@@ -110,9 +110,9 @@ def is_json(path):
 
 
 def _hypothesis(translation, tokens, span=0, sample=None, **_):
-    numbers = [span] if sample is None else [span, sample]
-    texts = [translation, *tokens]
-    if not all(isinstance(n, int) for n in numbers) or not all(isinstance(text, str) for text in texts):
+    numbers, texts = [span, 0 if sample is None else sample], [translation, *tokens]
+    right = all(isinstance(number, int) for number in numbers) and all(isinstance(text, str) for text in texts)
+    if not right or not isinstance(tokens, list):
         raise ValueError
     return Hypothesis(translation, tokens, span, sample)
 
