@@ -29,14 +29,13 @@ class TenUpdatesTest(on_four_devices.ReplicasTestCase):
     def test_ten_updates_end_at_the_same_weights(self):
         for family in ('rnn', 'transformer', 'flow'):
             with self.subTest(family):
-                config, vocab, start, batch = self.prepare(family, learning_rate=0.1, clip_norm=0.5, ema=0.7)
-                self.check_ten_updates(config, vocab, start, batch)
+                self.check_updates(*self.prepare(family, batches=10, learning_rate=0.1, clip_norm=0.5, ema=0.7))
 
-    def check_ten_updates(self, config, vocab, start, batch):
+    def check_updates(self, config, vocab, start, batches):
         ends = []
         for distribution in (Distribution(), on_four_devices.cpus(2)):
             training = on_four_devices.Training(config, vocab, distribution, start, dropout=False)
-            for _ in range(10):
+            for batch in batches:
                 training.do(batch)
             averages = on_four_devices.copies(distribution, training.optimizer._model_variables_moving_average)
             ends.append(training.weights() + [average[0] for average in averages])

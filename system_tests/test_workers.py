@@ -2,13 +2,12 @@
 
 import os
 import signal
-import socket
 import unittest
 from unittest import mock
 
 from tests.test_resume import everything_in
 from tests.toy import wait_for
-from tests.worker_support import WorkersTestCase
+from tests.worker_support import WorkersTestCase, free_ports
 
 
 class StoppedWorkersTest(WorkersTestCase):
@@ -48,10 +47,8 @@ class PlainWorkersTest(WorkersTestCase):
         self.check_close('one', 'two')
 
     def test_the_environment_of_slurm_is_enough(self):
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            port = free.getsockname()[1] - 1
-        job = {'SLURM_STEP_NODELIST': 'localhost', 'SLURM_STEP_TASKS_PER_NODE': '2', 'SEQUENCING_PORT': str(port)}
+        port = str(free_ports(2))
+        job = {'SLURM_STEP_NODELIST': 'localhost', 'SLURM_STEP_TASKS_PER_NODE': '2', 'SEQUENCING_PORT': port}
         for rank in (0, 1):
             with mock.patch.dict(os.environ, {**job, 'SLURM_PROCID': str(rank)}):
                 self.start('slurm', 1, strategy='multi_worker')

@@ -100,22 +100,22 @@ class ReplicasTestCase(tf.test.TestCase):
         tf.config.run_functions_eagerly(self.eager)
         self.addCleanup(tf.config.run_functions_eagerly, False)
 
-    def prepare(self, family, **train):
-        """A configuration without dropout, its vocabulary, weights to start from and a batch of 7 pairs."""
+    def prepare(self, family, batches=1, **train):
+        """A configuration without dropout, its vocabulary, weights to start from and batches of 7 pairs."""
         train = {**SGD, **train}
         if family == 'flow':
             recipe = FlowTrainConfig(reconstruction_steps=0, kl_warmup_steps=1, glancing=1.0)
             parts = {} if self.large else {'prior': FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2)}
             model, config, vocab = tiny_flow_model(self.random, parts, {**train, 'flow': recipe})
-            batch = random_batch(self.random, vocab, unit=model.length_unit, batch=7)
+            made = [random_batch(self.random, vocab, unit=model.length_unit, batch=7) for _ in range(batches)]
         else:
             layers = {'layers': 2 if self.large else 1} if family == 'transformer' else {}
             parts = [dataclasses.replace(part, **layers) for part in FAMILIES[family]]
             translator = make_translator(family, self.random.randrange(1000), train=TrainConfig(**train),
                                          network=dict(zip(('encoder', 'decoder'), parts)))  # fmt: skip
             model, config, vocab = translator.model, translator.config, translator.trg_vocab
-            batch = self.batch(vocab, 7)
-        return config, vocab, [v.numpy() for v in model.trainable_variables], batch
+            made = [self.batch(vocab, 7) for _ in range(batches)]
+        return config, vocab, [v.numpy() for v in model.trainable_variables], made
 
     def batch(self, vocab, count, longest=4):
         random = np.random.default_rng(self.random.randrange(2**31))
@@ -125,7 +125,7 @@ class ReplicasTestCase(tf.test.TestCase):
 
     def check_same_gradient(self, family, ways):
         """One device with one batch an update, and `ways`: numbers of devices and of batches that it is cut into."""
-        config, vocab, start, batch = self.prepare(family)
+        config, vocab, start, [batch] = self.prepare(family)
         found, totals = [], []
 
         for devices, pieces in [(1, 1), *ways]:
@@ -170,7 +170,7 @@ class ReplicasTest(ReplicasTestCase):
 
     def test_adamw_keeps_its_replicas_equal_and_near_one_device(self):
         tf.config.run_functions_eagerly(False)  # the one update of Adam on replicas that is traced, as training is
-        config, vocab, start, batch = self.prepare('rnn', optimizer='adamw', learning_rate=1e-3, weight_decay=0.1,
+        config, vocab, start, [batch] = self.prepare('rnn', optimizer='adamw', learning_rate=1e-3, weight_decay=0.1,
                                                    amsgrad=True, ema=0.9, epsilon=1e-3)  # fmt: skip
         ends = []
         for distribution in (Distribution(), cpus(2)):
@@ -186,7 +186,7 @@ class ReplicasTest(ReplicasTestCase):
             self.assertAllClose(got, want, atol=1e-5)
 
     def test_all_replicas_skip_what_overflows_in_one(self):
-        config, vocab, start, batch = self.prepare('rnn')
+        config, vocab, start, [batch] = self.prepare('rnn')
         weight = tf.Variable(np.inf, trainable=False)
 
         def loss(phase, batch, seed, step):
@@ -209,7 +209,7 @@ class ReplicasTest(ReplicasTestCase):
             self.assertAllClose(got, want, atol=1e-5)
 
     def test_a_flow_is_initialised_alike_on_all_replicas(self):
-        config, vocab, start, batch = self.prepare('flow')
+        config, vocab, start, [batch] = self.prepare('flow')
         inputs = types.SimpleNamespace(sample=lambda count, turn: [field.numpy() for field in batch])
         found = []
         for distribution in (Distribution(), cpus(2)):
@@ -226,7 +226,7 @@ class ReplicasTest(ReplicasTestCase):
         self.assertGreater(sum(changed), 3)
 
     def test_dropout_differs_between_replicas_and_likelihood_asks_for_it(self):
-        config, vocab, start, batch = self.prepare('rnn')
+        config, vocab, start, [batch] = self.prepare('rnn')
         drawn = []
 
         def loss(phase, batch, seed, step):

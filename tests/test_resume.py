@@ -70,7 +70,7 @@ class ResumeTest(FolderTest):
         config = 'config_toy_flow'  # its second phase begins at step 4, a checkpoint is written every third
         output, want = self.finish('undisturbed', config)
         self.assertIn('phase bound begins at step 4', output)
-        self.kill('killed', self.draw.randint(3, 9), config)
+        self.kill('killed', self.draw.randint(4, 9), config)  # the first checkpoint is surely there
         output, got = self.finish('killed', config)
         self.assertIn('going on from', output)
         self.check_same(got, want)

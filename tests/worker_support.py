@@ -1,5 +1,6 @@
 """Real worker processes on one machine, for tests."""
 
+import contextlib
 import json
 import os
 import socket
@@ -14,18 +15,27 @@ from tests.test_resume import everything_in
 from tests.toy import ROOT, train_command, write_task
 
 
+def free_ports(count):
+    """The first of `count` ports in a row that nobody listens on."""
+    while True:
+        with contextlib.ExitStack() as held:
+            first = held.enter_context(socket.create_server(('127.0.0.1', 0))).getsockname()[1]
+            try:
+                for port in range(first + 1, first + count):
+                    held.enter_context(socket.create_server(('127.0.0.1', port)))
+            except (OSError, OverflowError):  # taken, or beyond the last port that there is
+                continue
+            return first
+
+
 def start_workers(command, workers, **options):
     """Starts a command as all workers of a job on this machine, or alone; returns the processes, the chief first.
 
     Args:
       options: of `subprocess.Popen`.
     """
-    sockets = [socket.socket() for _ in range(workers)]
-    for one in sockets:
-        one.bind(('127.0.0.1', 0))
-    addresses = [f'127.0.0.1:{one.getsockname()[1]}' for one in sockets]
-    for one in sockets:
-        one.close()
+    first = free_ports(workers)
+    addresses = [f'127.0.0.1:{first + index}' for index in range(workers)]
     started = []
     for index in range(workers):
         environment = {**os.environ, 'PYTHONPATH': ROOT, 'CUDA_VISIBLE_DEVICES': '-1'}
