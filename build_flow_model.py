@@ -59,8 +59,12 @@ def build_encoder(model):
     """The encoder that `model.encoder` describes."""
     part = model.encoder
     if part.kind == 'transformer':
-        return TransformerEncoder(model.latent_size, model.hidden_size, part.layers, part.heads, part.dropout)
-    return RecurrentEncoder(model.embedding_size, model.hidden_size, model.latent_size, part.layers, part.cell)
+        return TransformerEncoder(
+            model.latent_size, model.hidden_size, part.layers, part.heads, part.dropout, part.embedding_dropout
+        )
+    return RecurrentEncoder(
+        model.embedding_size, model.hidden_size, model.latent_size, part.layers, part.cell, part.embedding_dropout
+    )
 
 
 def build_posterior(model):
@@ -68,8 +72,9 @@ def build_posterior(model):
     part = model.posterior
     if part.kind == 'transformer':
         return TransformerPosterior(
-            model.latent_size, model.hidden_size, part.layers, part.heads, part.dropout, part.word_dropout
-        )
+            model.latent_size, model.hidden_size, part.layers, part.heads, part.dropout, part.embedding_dropout,
+            part.word_dropout,
+        )  # fmt: skip
     return RecurrentPosterior(
         model.embedding_size,
         model.hidden_size,

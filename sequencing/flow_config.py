@@ -9,6 +9,7 @@ _CELL = 'recurrent cell'
 _CELLS = ('lstm', 'gru', 'rnn')
 _DROPOUT = 'chance of dropping a unit'
 _WORDS = 'chance of dropping a whole token'
+_EMBEDDED = 'chance of dropping a unit of an embedded token'
 
 
 def _rate(default, help):
@@ -23,6 +24,7 @@ class FlowTransformerEncoderConfig:
     layers: int = option(6, 'layers', at_least=1)
     heads: int = option(8, 'heads of every attention', at_least=1)
     dropout: float = _rate(0.1, _DROPOUT)
+    embedding_dropout: float = _rate(0.2, _EMBEDDED)
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class FlowRNNEncoderConfig:
     kind: str = option('rnn', 'kind of encoder', choices=('rnn',))
     layers: int = option(2, 'layers', at_least=1)
     cell: str = option('lstm', _CELL, choices=_CELLS)
+    embedding_dropout: float = _rate(0.2, _EMBEDDED)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class FlowTransformerPosteriorConfig:
     layers: int = option(4, 'layers', at_least=1)
     heads: int = option(8, 'heads of every attention', at_least=1)
     dropout: float = _rate(0.1, _DROPOUT)
+    embedding_dropout: float = _rate(0.2, _EMBEDDED)
     word_dropout: float = _rate(0.2, _WORDS)
 
 

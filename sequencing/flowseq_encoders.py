@@ -9,8 +9,6 @@ import tensorflow as tf
 from sequencing.blocks import Bidirectional, EncoderBlock, uniform_linear
 from sequencing.layers import Dropout
 
-EMBEDDING_DROPOUT = 0.2  # of every encoder and of the Transformer posterior, whatever the configuration
-
 
 class TransformerEncoder(tf.Module):
     """Scaled embeddings plus positions, then post-norm Transformer layers.
@@ -19,14 +17,14 @@ class TransformerEncoder(tf.Module):
       size: width of embeddings and states.
       hidden_size: of feed-forward.
       layers, heads: how many.
-      dropout: within layers.
+      dropout: within layers; embedding_dropout: in front of them.
     """
 
-    def __init__(self, size, hidden_size, layers, heads, dropout=0.0, name='encoder'):
+    def __init__(self, size, hidden_size, layers, heads, dropout=0.0, embedding_dropout=0.0, name='encoder'):
         super().__init__(name=name)
         self.size = size
         with self.name_scope:
-            self.dropout = Dropout(EMBEDDING_DROPOUT)
+            self.dropout = Dropout(embedding_dropout)
             self.layers = [EncoderBlock(size, hidden_size, heads, dropout, name=f'layer_{i}') for i in range(layers)]
 
     def __call__(self, x, rows, seed=None):
@@ -44,12 +42,13 @@ class RecurrentEncoder(tf.Module):
       embedding_size, state_size, size: widths of embeddings, of recurrent states (both directions), of the result.
       layers: recurrent layers.
       cell: 'lstm', 'gru' or 'rnn'.
+      embedding_dropout: in front of the layers.
     """
 
-    def __init__(self, embedding_size, state_size, size, layers, cell='lstm', name='encoder'):
+    def __init__(self, embedding_size, state_size, size, layers, cell='lstm', embedding_dropout=0.0, name='encoder'):
         super().__init__(name=name)
         with self.name_scope:
-            self.dropout = Dropout(EMBEDDING_DROPOUT)
+            self.dropout = Dropout(embedding_dropout)
             self.recurrent = Bidirectional(cell, embedding_size, state_size, layers)
             self.projection = uniform_linear(state_size, size, bias=False, name='projection')
 

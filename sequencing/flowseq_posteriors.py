@@ -9,7 +9,6 @@ import math
 import tensorflow as tf
 
 from sequencing.blocks import Bidirectional, DecoderBlock, GlobalAttention, Rows, WeightNormLinear, uniform_linear
-from sequencing.flowseq_encoders import EMBEDDING_DROPOUT
 from sequencing.layers import Dropout
 
 START_DEVIATION = 0.05  # of means and log-variances after initialisation from data
@@ -52,11 +51,12 @@ class Posterior(tf.Module):
 class TransformerPosterior(Posterior):
     """Scaled embeddings plus positions, then Transformer layers over target and source. Sizes as in the encoder."""
 
-    def __init__(self, size, hidden_size, layers, heads, dropout=0.0, word_dropout=0.0, name='posterior'):
+    def __init__(self, size, hidden_size, layers, heads, dropout=0.0, embedding_dropout=0.0, word_dropout=0.0,
+                 name='posterior'):  # fmt: skip
         super().__init__(size, size, word_dropout, name)
         self.size = size
         with self.name_scope:
-            self.dropout = Dropout(EMBEDDING_DROPOUT)
+            self.dropout = Dropout(embedding_dropout)
             self.layers = [DecoderBlock(size, hidden_size, heads, dropout, name=f'layer_{i}') for i in range(layers)]
 
     def prepare(self, outputs, rows):

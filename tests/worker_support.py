@@ -53,7 +53,8 @@ _RATES = {
     'config_toy': (),
     'config_toy_transformer': ('encoder.attention_dropout', 'encoder.hidden_dropout', 'decoder.attention_dropout',
                                'decoder.hidden_dropout'),
-    'config_toy_flow': ('posterior.dropout', 'posterior.word_dropout', 'length.dropout'),
+    'config_toy_flow': ('encoder.embedding_dropout', 'posterior.embedding_dropout', 'posterior.dropout',
+                        'posterior.word_dropout', 'length.dropout'),
 }  # fmt: skip
 PLAIN = {name: [*_PLAIN, *(f'model.{rate}=0' for rate in rates)] for name, rates in _RATES.items()}
 
