@@ -9,6 +9,7 @@ SHORT = (
     ('data_pipeline.py', '--large=500000'),
     ('train_rnn.py', '--rounds=1'),
     ('decode_rnn.py', '--repeats=3'),
+    ('decode_transformer.py', '--rounds=1', '--sentences=32'),
     ('numpy_decode.py', '--rounds=1'),
     ('startup.py', '--rounds=3', '--model_dir=runs/demo'),
 )

@@ -20,13 +20,14 @@ def compare(name, ours, peer, rounds, unit, better='more', **about):
       rounds: how often each runs.
       unit: of the numbers.
       better: 'more' for rates, 'less' for times and bytes.
-      about: what else the line says.
+      about: what else the line says; functions are asked when all rounds are over.
     Returns:
       the median numbers of ours and of the peer.
     """
     pairs = [(run(ours), run(peer)) for _ in range(rounds)]
     ratios = sorted(mine / theirs if better == 'more' else theirs / mine for mine, theirs in pairs)
     mine, theirs = (statistics.median(values) for values in zip(*pairs))
+    about = {key: value() if callable(value) else value for key, value in about.items()}
     report(name, statistics.median(ratios), (ratios[0], ratios[-1]), mine, theirs, unit, **about)
     return mine, theirs
 
