@@ -77,12 +77,18 @@ class Rows:
 
 
 def position_signal(positions, size, dtype=tf.float32):
+    """`waves`, except that position 0, which stands for padding, has a row of zeros."""
+    signal = waves(positions, size, dtype)
+    return tf.where(tf.cast(positions, tf.bool)[..., tf.newaxis], signal, tf.zeros([], signal.dtype))
+
+
+def waves(positions, size, dtype=tf.float32):
     """Sines, then cosines, of geometrically falling frequencies from 1 to 1/10000.
 
-        signal(p) = [sin(p f_0), ..., sin(p f_{k-1}), cos(p f_0), ..., cos(p f_{k-1})], f_i = 10000^(-i / (k - 1))
+        waves(p) = [sin(p f_0), ..., sin(p f_{k-1}), cos(p f_0), ..., cos(p f_{k-1})], f_i = 10000^(-i / (k - 1))
 
     Args:
-      positions: `[...]` ints, 1 for the first token; 0 stands for padding and gives a row of zeros.
+      positions: `[...]` ints, 1 for the first token.
       size: width; the last column of an odd width is zero.
     Returns:
       `[..., size]` of `dtype`.
@@ -92,7 +98,6 @@ def position_signal(positions, size, dtype=tf.float32):
     rates = [math.exp(-i * math.log(10000.0) / max(half - 1, 1)) for i in range(half)]
     angles = tf.cast(positions, wide)[..., tf.newaxis] * tf.constant(rates, wide)
     signal = tf.concat([tf.sin(angles), tf.cos(angles)] + [tf.zeros_like(angles[..., :1])] * (size % 2), axis=-1)
-    signal = tf.where(tf.cast(positions, tf.bool)[..., tf.newaxis], signal, tf.zeros([], wide))
     return tf.cast(signal, dtype)
 
 
