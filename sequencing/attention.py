@@ -24,6 +24,8 @@ class Attention(tf.Module):
     Reference: Bahdanau et al., 2015, appendix A.1.2, https://arxiv.org/abs/1409.0473
     """
 
+    compares = True  # `match` makes something in which each query meets each key, that gradients need
+
     def __init__(self, query_size, value_size, attention_size, name='attention'):
         super().__init__(name=name)
         self.query_size, self.attention_size = query_size, attention_size
@@ -38,20 +40,42 @@ class Attention(tf.Module):
         return AttentionMemory(self.key_projection(encoded.outputs), encoded.outputs, encoded.mask)
 
     def weights(self, dtype):
-        """Everything learnt that `compare` needs, in `dtype`: the query projection `[Q, K]`, and its own."""
+        """Everything learnt that `match` needs, in `dtype`: the query projection `[Q, K]`, and its own."""
         return tf.cast(self.query_kernel, dtype), tf.cast(self.energy, dtype)
 
     @staticmethod
-    def compare(queries, keys, mask, energy):
-        """Attention weights of projected queries.
+    def match(queries, keys, mask, energy):
+        """Energies of projected queries.
 
         Args:
           queries: `[B, W, K]` float; keys: `[B, S, K]` float; mask: `[B, S]` bool; energy: `[K]`.
         Returns:
-          `[B, W, S]` of the queries' dtype; a row sums to 1, or to 0 where the source is empty.
+          `[B, W, S]` of the queries' dtype, and `[B, W, S, K]` that gradients need, or None.
         """
         compared = tf.tanh(tf.expand_dims(queries, 2) + tf.expand_dims(keys, 1))
-        energies = tf.squeeze(matmul(compared, tf.expand_dims(energy, 1)), axis=-1)
+        return tf.squeeze(matmul(compared, tf.expand_dims(energy, 1)), axis=-1), compared
+
+    @staticmethod
+    def query_gradient(upstream, compared, keys, mask, energy):
+        """The gradient of one query a sentence, `[B, K]`, given those `[B, S]` of its energies."""
+        lost = tf.matmul(tf.expand_dims(upstream, 1), tf.square(compared))  # the derivative of tanh(x) is 1 - tanh(x)^2
+        return energy * (tf.reduce_sum(upstream, axis=1, keepdims=True) - tf.squeeze(lost, axis=1))
+
+    @staticmethod
+    def source_gradients(upstream, compared, queries, mask, energy):
+        """The gradients of keys `[B, S, K]`, and a list of those of what `match` has learnt, over all steps at once.
+
+        Args:
+          upstream: `[T, B, S]`, of energies; compared: `[T, B, S, K]`; queries: `[T, B, K]`.
+        """
+        lost = tf.reduce_sum(tf.expand_dims(upstream, 3) * tf.square(compared), axis=0)
+        d_keys = energy * (tf.expand_dims(tf.reduce_sum(upstream, axis=0), 2) - lost)
+        rows = tf.reshape(compared, [-1, compared.shape[-1]])
+        return d_keys, [tf.squeeze(tf.matmul(tf.reshape(upstream, [1, -1]), rows), axis=0)]
+
+    @staticmethod
+    def normalise(energies, mask):
+        """Energies `[B, W, S]` to weights: a row sums to 1, or to 0 where the source is empty."""
         return masked_softmax(energies, tf.expand_dims(mask, 1))
 
     def __call__(self, queries, memory):
@@ -71,7 +95,8 @@ class Attention(tf.Module):
                 f'got {queries.shape} and {memory.keys.shape}. Use memory() to make the keys.'
             )
         kernel, *own = self.weights(queries.dtype)
-        weights = self.compare(matmul(queries, kernel), memory.keys, memory.mask, *own)
+        energies, _ = self.match(matmul(queries, kernel), memory.keys, memory.mask, *own)
+        weights = self.normalise(energies, memory.mask)
         return tf.matmul(weights, memory.values), self.shown(weights, memory)
 
     @staticmethod
@@ -86,6 +111,8 @@ class GeneralAttention(Attention):
     Reference: Luong et al., 2015, section 3.1 ("general"), https://arxiv.org/abs/1508.04025
     """
 
+    compares = False
+
     def __init__(self, query_size, value_size, attention_size, name='attention'):
         super().__init__(query_size, value_size, attention_size, name=name)
         del self.energy
@@ -94,8 +121,16 @@ class GeneralAttention(Attention):
         return (tf.cast(self.query_kernel, dtype),)
 
     @staticmethod
-    def compare(queries, keys, mask):
-        return masked_softmax(tf.matmul(queries, keys, transpose_b=True), tf.expand_dims(mask, 1))
+    def match(queries, keys, mask):
+        return tf.matmul(queries, keys, transpose_b=True), None
+
+    @staticmethod
+    def query_gradient(upstream, kept, keys, mask):
+        return tf.squeeze(tf.matmul(tf.expand_dims(upstream, 1), keys), axis=1)
+
+    @staticmethod
+    def source_gradients(upstream, kept, queries, mask):
+        return tf.einsum('tbs,tbk->bsk', upstream, queries), []
 
 
 class DotAttention(GeneralAttention):

@@ -1,8 +1,8 @@
 """A recurrent layer that is fed the context it attended to at the step before, over whole targets, made for training.
 
-As in `recurrent.scan`, the backward loop carries only what has to go from step to step: the gradients of state, context
-and keys. The gradients of all weights and of the values are one product each over all steps, after the loop; the
-elementwise parts are computed again instead of stored.
+As in `recurrent.scan`, the backward loop carries only what has to go from step to step: the gradients of state and
+context. Those of all weights, keys and values are taken over all steps at once, after the loop. The elementwise parts
+of the cell are computed again; what the attention compared is stored, as it is by far the most to compute again.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class _Inputs(NamedTuple):
     query_kernel: tf.Tensor  # [H, K]
     keys: tf.Tensor  # [B, S, K]
     values: tf.Tensor  # [B, S, V]
-    own: Any  # what the attention learns besides, a list
+    own: Any  # what the attention has learnt besides, a list
     initial: Any  # state before the first step, fields [B, H]
 
 
@@ -34,6 +34,8 @@ class _Saved(NamedTuple):
     contexts: tf.Tensor
     weights: tf.Tensor
     queries: tf.Tensor
+    energies: tf.Tensor
+    compared: Any  # `[T, B, S, K]`, or None where the attention needs nothing
 
 
 def attention_scan(layer, attention, embedded, memory, initial):
@@ -52,32 +54,30 @@ def attention_scan(layer, attention, embedded, memory, initial):
     recurrent_kernel, candidate_bias = layer.weights(dtype)
     input_kernel = tf.cast(layer.kernel, dtype)
     token_size = embedded.shape[-1]
-    x_parts = matmul(embedded, input_kernel[:token_size]) + tf.cast(layer.bias, dtype)
+    of_tokens, of_context = tf.split(input_kernel, [token_size, input_kernel.shape[0] - token_size])
+    x_parts = matmul(embedded, of_tokens) + tf.cast(layer.bias, dtype)
     query_kernel, *own = attention.weights(dtype)
     inputs = _Inputs(
         x_parts=tf.transpose(x_parts, [1, 0, 2]),
-        kernel=tf.concat([recurrent_kernel, input_kernel[token_size:]], axis=0),
+        kernel=tf.concat([recurrent_kernel, of_context], axis=0),
         bias=tf.zeros([], initial.output.dtype) if candidate_bias is None else candidate_bias,
         query_kernel=query_kernel, keys=memory.keys, values=memory.values, own=own, initial=initial,
     )  # fmt: skip
 
-    def compare(query, keys, own):
-        return tf.squeeze(attention.compare(tf.expand_dims(query, 1), keys, memory.mask, *own), axis=1)
-
     @tf.custom_gradient
     def run(*inputs):
         inputs = _Inputs(*inputs)
-        saved = _forward(cell, compare, inputs)
+        saved = _forward(cell, attention, memory.mask, inputs)
 
         def gradient(*upstream):
-            return tuple(_backward(cell, compare, inputs, saved, *upstream))
+            return tuple(_backward(cell, attention, memory.mask, inputs, saved, *upstream))
 
         return (saved.states.output, saved.contexts, saved.weights), gradient
 
     return tuple(tf.transpose(tf.cast(x, dtype), [1, 0, 2]) for x in run(*inputs))
 
 
-def _forward(cell, compare, inputs):
+def _forward(cell, attention, mask, inputs):
     units, value_size = inputs.initial.output.shape[-1], inputs.values.shape[-1]
     dtype, wide = inputs.values.dtype, inputs.initial.output.dtype
     kernel_t, query_kernel_t = tf.transpose(inputs.kernel), tf.transpose(inputs.query_kernel)
@@ -93,22 +93,30 @@ def _forward(cell, compare, inputs):
         pre = cell.combine(x_part, tf.cast(h_part, wide), inputs.bias)
         state = cell.state(*[tf.ensure_shape(new, [None, units]) for new in cell.update(pre, state)])
         query = tf.matmul(tf.cast(state.output, dtype), query_kernel_t, transpose_b=True)
-        weights = compare(query, inputs.keys, inputs.own)
+        energies, compared = attention.match(tf.expand_dims(query, 1), inputs.keys, mask, *inputs.own)
+        weights = tf.squeeze(attention.normalise(energies, mask), axis=1)
         context = tf.squeeze(tf.matmul(tf.expand_dims(weights, 1), inputs.values), axis=1)
         context = tf.ensure_shape(context, [None, value_size])
-        parts = [*state, pre, context, weights, query]
+        parts = [*state, pre, context, weights, query, tf.squeeze(energies, axis=1)]
+        if attention.compares:
+            parts.append(tf.squeeze(compared, axis=1))
         return state, context, [array.write(t, x) for array, x in zip(written, parts)]
 
     steps, size = tf.shape(inputs.x_parts)[0], len(cell.state._fields)
     no_context = tf.zeros([tf.shape(inputs.values)[0], value_size], dtype)
-    start = (inputs.initial, no_context, arrays(steps, *[wide] * (size + 1), dtype, dtype, dtype))
+    start = (inputs.initial, no_context, arrays(steps, *[wide] * (size + 1), *[dtype] * 4))
+    if attention.compares:
+        start[2].extend(arrays(steps, dtype, shape=(None, None, None)))
     written = time_loop(time_steps(steps, reverse=False), body, start)[2]
-    sizes = [units] * size + [cell.pre_size(units), value_size, None, inputs.query_kernel.shape[1]]
+    sizes = [units] * size + [cell.pre_size(units), value_size, None, inputs.query_kernel.shape[1], None]
     saved = [stacked(array, last) for array, last in zip(written, sizes)]
-    return _Saved(cell.state(*saved[:size]), *saved[size:])
+    compared = None
+    if attention.compares:
+        compared = tf.ensure_shape(written[-1].stack(), [None, None, None, inputs.keys.shape[2]])
+    return _Saved(cell.state(*saved[:size]), *saved[size:], compared)
 
 
-def _backward(cell, compare, inputs, saved, d_outputs, d_contexts, d_weights):
+def _backward(cell, attention, mask, inputs, saved, d_outputs, d_contexts, d_weights):
     """The gradients of `_Inputs`, given those of outputs, contexts and weights, each `[T, B, ...]`."""
     units = inputs.initial.output.shape[-1]
     dtype, wide = inputs.values.dtype, inputs.initial.output.dtype
@@ -117,15 +125,17 @@ def _backward(cell, compare, inputs, saved, d_outputs, d_contexts, d_weights):
     always = tf.ones([1, 1], tf.bool)
 
     def body(t, carry):
-        d_state, d_context, d_keys, d_own, written = carry
+        d_state, d_context, written = carry
         d_context += d_contexts[t]
-        d_compared = tf.matmul(tf.expand_dims(d_context, 1), inputs.values, transpose_b=True)
-        d_compared = d_weights[t] + tf.squeeze(d_compared, axis=1)
+        of_context = tf.matmul(tf.expand_dims(d_context, 1), inputs.values, transpose_b=True)
         with tf.GradientTape() as tape:
-            query = saved.queries[t]
-            tape.watch([query, inputs.keys, *inputs.own])
-            compared = compare(query, inputs.keys, inputs.own)
-        d_query, d_keys_t, *d_own_t = tape.gradient(compared, [query, inputs.keys, *inputs.own], d_compared)
+            energies = tf.expand_dims(saved.energies[t], 1)
+            tape.watch(energies)
+            weights = attention.normalise(energies, mask)
+        d_energies = tape.gradient(weights, energies, tf.expand_dims(d_weights[t], 1) + of_context)
+        d_energies = tf.squeeze(d_energies, axis=1)
+        compared = None if saved.compared is None else saved.compared[t]
+        d_query = attention.query_gradient(d_energies, compared, inputs.keys, mask, *inputs.own)
         d_state[0] += d_outputs[t] + tf.cast(tf.matmul(d_query, inputs.query_kernel, transpose_b=True), wide)
         old = cell.state(*[field[t] for field in previous])
         d_pre, d_old = cell_gradient(cell, saved.pres[t], old, always, d_state)
@@ -138,19 +148,17 @@ def _backward(cell, compare, inputs, saved, d_outputs, d_contexts, d_weights):
             both = tf.matmul(d_h, inputs.kernel, transpose_b=True)
             d_output, d_fed = both[:, :units], both[:, units:]
         d_old[0] += tf.cast(d_output, wide)
-        parts = [d_h, d_query, d_context] + ([d_x, d_bias] if cell.separate else [])
-        written = [array.write(t, x) for array, x in zip(written, parts)]
-        d_own = [total + tf.cast(d, wide) for total, d in zip(d_own, d_own_t)]
-        return d_old, d_fed, d_keys + tf.cast(d_keys_t, wide), d_own, written
+        parts = [d_h, d_query, d_context, d_energies] + ([d_x, d_bias] if cell.separate else [])
+        return d_old, d_fed, [array.write(t, x) for array, x in zip(written, parts)]
 
     steps = tf.shape(saved.pres)[0]
     start = ([tf.zeros_like(field) for field in inputs.initial], tf.zeros_like(saved.contexts[0]),
-             tf.zeros_like(inputs.keys, wide), [tf.zeros_like(o, wide) for o in inputs.own],
-             arrays(steps, dtype, dtype, dtype, *([dtype, wide] if cell.separate else [])))  # fmt: skip
-    d_initial, _, d_keys, d_own, written = time_loop(time_steps(steps, reverse=True), body, start)
+             arrays(steps, *[dtype] * 4, *([dtype, wide] if cell.separate else [])))  # fmt: skip
+    d_initial, _, written = time_loop(time_steps(steps, reverse=True), body, start)
     d_h = stacked(written[0], cell.gates * units)
-    d_x = stacked(written[3], cell.gates * units) if cell.separate else d_h
+    d_x = stacked(written[4], cell.gates * units) if cell.separate else d_h
     d_queries = stacked(written[1], saved.queries.shape[-1])
+    d_keys, d_own = attention.source_gradients(written[3].stack(), saved.compared, saved.queries, mask, *inputs.own)
     outputs = [flat(tf.cast(states, dtype)) for states in (previous.output, saved.states.output)]
     return _Inputs(
         x_parts=d_x,
@@ -158,10 +166,10 @@ def _backward(cell, compare, inputs, saved, d_outputs, d_contexts, d_weights):
             tf.matmul(outputs[0], flat(d_h), transpose_a=True),
             tf.matmul(flat(previous_contexts), flat(d_x), transpose_a=True),
         ], axis=0),
-        bias=tf.reduce_sum(written[4].stack(), axis=[0, 1]) if cell.separate else tf.zeros_like(inputs.bias),
+        bias=tf.reduce_sum(written[5].stack(), axis=[0, 1]) if cell.separate else tf.zeros_like(inputs.bias),
         query_kernel=tf.matmul(outputs[1], flat(d_queries), transpose_a=True),
-        keys=tf.cast(d_keys, dtype),
+        keys=d_keys,
         values=tf.einsum('tbs,tbv->bsv', saved.weights, written[2].stack()),
-        own=[tf.cast(d, dtype) for d in d_own],
+        own=d_own,
         initial=d_initial,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from sequencing.attention import Attention
-from sequencing.layers import LinearOp, glorot_uniform, matmul
+from sequencing.layers import LinearOp, glorot_uniform
 from sequencing.rnn_encoders import StackBidirectionalRNNEncoder
 from sequencing.structures import AttentionMemory, EncoderOutput
 
@@ -127,15 +127,28 @@ class AvAttention(Attention):
         return *super().weights(dtype), tf.cast(self.character_energy, dtype)
 
     @staticmethod
-    def compare(queries, keys, mask, energy, character_energy):
-        """As `Attention.compare`: `[B, W, S + C]`, words first; words sum to 1, and so do characters."""
-        count = tf.shape(mask.words)[1]
-        word_queries, character_queries = tf.split(queries, 2, axis=-1)
-        words = Attention.compare(word_queries, keys[:, :count], mask.words, energy)
-        compared = tf.tanh(tf.expand_dims(character_queries, 2) + tf.expand_dims(keys[:, count:], 1))
-        energies = tf.cast(tf.squeeze(matmul(compared, tf.expand_dims(character_energy, 1)), axis=-1), tf.float32)
+    def match(queries, keys, mask, *energies):
+        sides = zip(tf.split(queries, 2, axis=-1), _sides(keys, mask, axis=1), energies)
+        return tuple(tf.concat(parts, axis=2) for parts in zip(*[Attention.match(q, k, None, e) for q, k, e in sides]))
+
+    @staticmethod
+    def query_gradient(upstream, compared, keys, mask, *energies):
+        sides = zip(_sides(upstream, mask, axis=1), _sides(compared, mask, axis=1), energies)
+        return tf.concat([Attention.query_gradient(d, kept, None, None, e) for d, kept, e in sides], axis=1)
+
+    @staticmethod
+    def source_gradients(upstream, compared, queries, mask, *energies):
+        sides = zip(_sides(upstream, mask, axis=2), _sides(compared, mask, axis=2), energies)
+        d_keys, own = zip(*[Attention.source_gradients(d, kept, None, None, e) for d, kept, e in sides])
+        return tf.concat(d_keys, axis=1), [*own[0], *own[1]]
+
+    @staticmethod
+    def normalise(energies, mask):
+        """As `Attention.normalise`: `[B, W, S + C]`, words first; words sum to 1, and so do characters."""
+        of_words, energies = _sides(energies, mask, axis=2)
+        words = Attention.normalise(of_words, mask.words)
         real = tf.expand_dims(mask.characters, 1)
-        energies = tf.where(real, energies, tf.float32.min)
+        energies = tf.where(real, tf.cast(energies, tf.float32), tf.float32.min)
         shifted = energies - tf.stop_gradient(tf.reduce_max(energies, axis=-1, keepdims=True))
         shifted = tf.where(real, shifted, 0.0)
         powers = tf.where(real, tf.exp(shifted), 0.0)
@@ -150,3 +163,8 @@ class AvAttention(Attention):
     def shown(weights, memory):
         """The weights of characters alone: those are the tokens of the source."""
         return weights[:, :, tf.shape(memory.mask.words)[1] :]
+
+
+def _sides(x, mask, axis):
+    """What stands in one memory, along `axis`: the part of words and that of characters."""
+    return tf.split(x, [tf.shape(mask.words)[1], tf.shape(mask.characters)[1]], axis=axis)
