@@ -48,6 +48,7 @@ class RLConfig:
     increment_step: int = option(100, 'mixer: updates after which one more token at the end of each sentence is drawn',
                                  at_least=1)  # fmt: skip
     samples: int = option(8, 'mrt: samples a source, which a batch grows by; equal ones count once', at_least=2)
+    temperature: float = option(1.0, 'mrt: of the samples; below 1 they are likelier, and more of them equal', above=0)
     alpha: float = option(0.005, 'mrt: sharpness of the distribution over candidates', above=0)
     reference: bool = option(True, 'mrt: the reference is a candidate too')
 

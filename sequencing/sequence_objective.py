@@ -151,7 +151,7 @@ class SequenceLevel(Likelihood):
 
     def _minimum_risk(self, batch, encoded, references, limits, seed, step):
         model, width = self.model, self.recipe.samples
-        feedback = SampleFeedBack(model.bos_id, model.eos_id, limits, seed, batch.index, width)
+        feedback = SampleFeedBack(model.bos_id, model.eos_id, limits, seed, batch.index, width, self.recipe.temperature)
         written = write(model, encoded, feedback)
         if self.recipe.reference:
             written, width = _with_references(written, references, width), width + 1

@@ -19,6 +19,7 @@ from sequencing.config import (
     TrainConfig,
     TransformerDecoderConfig,
 )
+from sequencing.decode_options import DecodeOptions
 from sequencing.feedback import RLTrainingFeedBack
 from sequencing.model_folder import Checkpoints
 from sequencing.optimizers import build_optimizer
@@ -261,6 +262,17 @@ class TrainingTest(TrainingTestCase):
     def test_minimum_risk_trains_with_one_trace(self):
         for report in self.check(tiny_config('mrt', self.draw.randrange(1000), alpha=1.0, samples=5), 24):
             self.assertBetween(report['reward'], 0.0, 1.0)
+
+    def test_cold_samples_are_greedy_translations(self):
+        config = tiny_config('mrt', self.draw.randrange(1000), samples=3, temperature=1e-4, reference=False)
+        model, objective, *_ = self.make(config)
+        batch, phase = pairs(self.draw, 7), objective.phases[0]
+        lengths = tf.math.count_nonzero(batch.trg_mask, axis=1, dtype=tf.int32) - 1
+        limits = tf.cast(tf.cast(lengths, tf.float32) * config.train.rl.max_length_ratio, tf.int32) + 5
+        found = model.translate(batch.src_ids, batch.src_mask, limits, DecodeOptions(decode='greedy'))
+        bleu = prefix_bleu(found.ids[:, 0], found.lengths[:, 0], batch.trg_ids, lengths)[:, -1]
+        parts = objective.loss(phase, batch, None, tf.constant(1, tf.int64))
+        self.assertAllClose(parts.reward / 3, tf.reduce_sum(bleu), rtol=1e-5)
 
     def test_mixer_restored_goes_on_to_the_bit(self):
         decoder = TransformerDecoderConfig(layers=1, size=8, heads=2, hidden_size=12)
