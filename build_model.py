@@ -103,7 +103,7 @@ def build_rnn_decoder(decoder, input_size, value_size):
     """A recurrent decoder with attention from `RNNDecoderConfig`."""
     return AttentionRNNDecoder(
         decoder.cell, input_size, value_size, decoder.state_size, decoder.attention, decoder.attention_size,
-        decoder.readout_size, decoder.layers, decoder.dropout, name='decoder',
+        decoder.readout_size, decoder.layers, decoder.dropout, decoder.recompute, name='decoder',
     )  # fmt: skip
 
 

@@ -172,7 +172,9 @@ def config_char_en2de():
         model=Seq2SeqConfig(
             embedding_size=128,
             encoder=RNNEncoderConfig(state_size=512, layers=2, dropout=0.1),
-            decoder=RNNDecoderConfig(state_size=512, attention_size=128, readout_size=256, layers=2, dropout=0.1),
+            decoder=RNNDecoderConfig(
+                state_size=512, attention_size=128, readout_size=256, layers=2, dropout=0.1, recompute=True
+            ),
         ),
         train=dataclasses.replace(base.train, batch_size=12_000),
         decode=dataclasses.replace(base.decode, max_src_length=3000, batch_tokens=12_000),

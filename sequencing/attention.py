@@ -21,10 +21,13 @@ class Attention(tf.Module):
       query_size, value_size: sizes of decoder states and encoder outputs.
       attention_size: size K in which the two are compared.
 
+    `match`, `query_gradient` and `source_gradients` belong together: who overrides one writes all three. Training walks
+    over targets with the last two, step by step, in `attention_scan`.
+
     Reference: Bahdanau et al., 2015, appendix A.1.2, https://arxiv.org/abs/1409.0473
     """
 
-    compares = True  # `match` makes something in which each query meets each key, that gradients need
+    has_compared = True  # whether gradients need what `match` made of every pair of query and key
 
     def __init__(self, query_size, value_size, attention_size, name='attention'):
         super().__init__(name=name)
@@ -48,25 +51,32 @@ class Attention(tf.Module):
         """Energies of projected queries.
 
         Args:
-          queries: `[B, W, K]` float; keys: `[B, S, K]` float; mask: `[B, S]` bool; energy: `[K]`.
+          queries: `[B, W, K]` float; keys: `[B, S, K]` float; energy: `[K]`.
+          mask: that of the memory, here and below: it tells where the parts of one in several parts are.
         Returns:
-          `[B, W, S]` of the queries' dtype, and `[B, W, S, K]` that gradients need, or None.
+          energies `[B, W, S]` of the queries' dtype, and what was compared, `[B, W, S, K]`, or None.
         """
         compared = tf.tanh(tf.expand_dims(queries, 2) + tf.expand_dims(keys, 1))
         return tf.squeeze(matmul(compared, tf.expand_dims(energy, 1)), axis=-1), compared
 
     @staticmethod
     def query_gradient(upstream, compared, keys, mask, energy):
-        """The gradient of one query a sentence, `[B, K]`, given those `[B, S]` of its energies."""
+        """The gradient of one query a sentence, `[B, K]`.
+
+        Args:
+          upstream: `[B, S]`, that of its energies; compared: `[B, S, K]`; the others as in `match`.
+        """
         lost = tf.matmul(tf.expand_dims(upstream, 1), tf.square(compared))  # the derivative of tanh(x) is 1 - tanh(x)^2
         return energy * (tf.reduce_sum(upstream, axis=1, keepdims=True) - tf.squeeze(lost, axis=1))
 
     @staticmethod
     def source_gradients(upstream, compared, queries, mask, energy):
-        """The gradients of keys `[B, S, K]`, and a list of those of what `match` has learnt, over all steps at once.
+        """What energies of T queries a sentence mean for the source.
 
         Args:
-          upstream: `[T, B, S]`, of energies; compared: `[T, B, S, K]`; queries: `[T, B, K]`.
+          upstream: `[T, B, S]`, the gradients of energies; compared: `[T, B, S, K]`; queries: `[T, B, K]`.
+        Returns:
+          the gradient of keys, `[B, S, K]`, and a list of those of what the attention has learnt besides.
         """
         lost = tf.reduce_sum(tf.expand_dims(upstream, 3) * tf.square(compared), axis=0)
         d_keys = energy * (tf.expand_dims(tf.reduce_sum(upstream, axis=0), 2) - lost)
@@ -111,7 +121,7 @@ class GeneralAttention(Attention):
     Reference: Luong et al., 2015, section 3.1 ("general"), https://arxiv.org/abs/1508.04025
     """
 
-    compares = False
+    has_compared = False
 
     def __init__(self, query_size, value_size, attention_size, name='attention'):
         super().__init__(query_size, value_size, attention_size, name=name)
@@ -125,11 +135,11 @@ class GeneralAttention(Attention):
         return tf.matmul(queries, keys, transpose_b=True), None
 
     @staticmethod
-    def query_gradient(upstream, kept, keys, mask):
+    def query_gradient(upstream, compared, keys, mask):
         return tf.squeeze(tf.matmul(tf.expand_dims(upstream, 1), keys), axis=1)
 
     @staticmethod
-    def source_gradients(upstream, kept, queries, mask):
+    def source_gradients(upstream, compared, queries, mask):
         return tf.einsum('tbs,tbk->bsk', upstream, queries), []
 
 

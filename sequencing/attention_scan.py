@@ -2,7 +2,8 @@
 
 As in `recurrent.scan`, the backward loop carries only what has to go from step to step: the gradients of state and
 context. Those of all weights, keys and values are taken over all steps at once, after the loop. The elementwise parts
-of the cell are computed again; what the attention compared is stored, as it is by far the most to compute again.
+of the cell are computed again. What the attention compared, `[T, B, S, K]`, is by far the most to compute again, and to
+store: it is stored, unless `recompute` asks for the other.
 """
 
 from typing import Any, NamedTuple
@@ -35,10 +36,10 @@ class _Saved(NamedTuple):
     weights: tf.Tensor
     queries: tf.Tensor
     energies: tf.Tensor
-    compared: Any  # `[T, B, S, K]`, or None where the attention needs nothing
+    compared: Any  # [T, B, S, K], or None
 
 
-def attention_scan(layer, attention, embedded, memory, initial):
+def attention_scan(layer, attention, embedded, memory, initial, recompute=False):
     """Reads whole targets.
 
     Args:
@@ -47,6 +48,7 @@ def attention_scan(layer, attention, embedded, memory, initial):
       embedded: `[B, T, E]` float.
       memory: `AttentionMemory` with values `[B, S, V]`.
       initial: state of the layer, fields `[B, H]`.
+      recompute: compare again in the backward loop, which takes longer, in place of T * B * S * K stored numbers.
     Returns:
       outputs `[B, T, H]`, contexts `[B, T, V]`, attention weights `[B, T, S]`.
     """
@@ -67,7 +69,7 @@ def attention_scan(layer, attention, embedded, memory, initial):
     @tf.custom_gradient
     def run(*inputs):
         inputs = _Inputs(*inputs)
-        saved = _forward(cell, attention, memory.mask, inputs)
+        saved = _forward(cell, attention, memory.mask, inputs, attention.has_compared and not recompute)
 
         def gradient(*upstream):
             return tuple(_backward(cell, attention, memory.mask, inputs, saved, *upstream))
@@ -77,7 +79,7 @@ def attention_scan(layer, attention, embedded, memory, initial):
     return tuple(tf.transpose(tf.cast(x, dtype), [1, 0, 2]) for x in run(*inputs))
 
 
-def _forward(cell, attention, mask, inputs):
+def _forward(cell, attention, mask, inputs, stores):
     units, value_size = inputs.initial.output.shape[-1], inputs.values.shape[-1]
     dtype, wide = inputs.values.dtype, inputs.initial.output.dtype
     kernel_t, query_kernel_t = tf.transpose(inputs.kernel), tf.transpose(inputs.query_kernel)
@@ -98,20 +100,20 @@ def _forward(cell, attention, mask, inputs):
         context = tf.squeeze(tf.matmul(tf.expand_dims(weights, 1), inputs.values), axis=1)
         context = tf.ensure_shape(context, [None, value_size])
         parts = [*state, pre, context, weights, query, tf.squeeze(energies, axis=1)]
-        if attention.compares:
+        if stores:
             parts.append(tf.squeeze(compared, axis=1))
         return state, context, [array.write(t, x) for array, x in zip(written, parts)]
 
     steps, size = tf.shape(inputs.x_parts)[0], len(cell.state._fields)
     no_context = tf.zeros([tf.shape(inputs.values)[0], value_size], dtype)
     start = (inputs.initial, no_context, arrays(steps, *[wide] * (size + 1), *[dtype] * 4))
-    if attention.compares:
+    if stores:
         start[2].extend(arrays(steps, dtype, shape=(None, None, None)))
     written = time_loop(time_steps(steps, reverse=False), body, start)[2]
     sizes = [units] * size + [cell.pre_size(units), value_size, None, inputs.query_kernel.shape[1], None]
     saved = [stacked(array, last) for array, last in zip(written, sizes)]
     compared = None
-    if attention.compares:
+    if stores:
         compared = tf.ensure_shape(written[-1].stack(), [None, None, None, inputs.keys.shape[2]])
     return _Saved(cell.state(*saved[:size]), *saved[size:], compared)
 
@@ -123,9 +125,10 @@ def _backward(cell, attention, mask, inputs, saved, d_outputs, d_contexts, d_wei
     previous = previous_states(saved.states, inputs.initial, reverse=False)
     previous_contexts = tf.concat([tf.zeros_like(saved.contexts[:1]), saved.contexts[:-1]], axis=0)
     always = tf.ones([1, 1], tf.bool)
+    again = attention.has_compared and saved.compared is None  # then each step adds what it means for the source
 
     def body(t, carry):
-        d_state, d_context, written = carry
+        d_state, d_context, d_source, written = carry
         d_context += d_contexts[t]
         of_context = tf.matmul(tf.expand_dims(d_context, 1), inputs.values, transpose_b=True)
         with tf.GradientTape() as tape:
@@ -134,7 +137,15 @@ def _backward(cell, attention, mask, inputs, saved, d_outputs, d_contexts, d_wei
             weights = attention.normalise(energies, mask)
         d_energies = tape.gradient(weights, energies, tf.expand_dims(d_weights[t], 1) + of_context)
         d_energies = tf.squeeze(d_energies, axis=1)
-        compared = None if saved.compared is None else saved.compared[t]
+        if again:
+            _, compared = attention.match(saved.queries[t][:, tf.newaxis], inputs.keys, mask, *inputs.own)
+            compared = tf.squeeze(compared, axis=1)
+            d_keys, d_own = attention.source_gradients(
+                d_energies[tf.newaxis], compared[tf.newaxis], saved.queries[t][tf.newaxis], mask, *inputs.own
+            )
+            d_source = [total + tf.cast(d, wide) for total, d in zip(d_source, [d_keys, *d_own])]
+        else:
+            compared = None if saved.compared is None else saved.compared[t]
         d_query = attention.query_gradient(d_energies, compared, inputs.keys, mask, *inputs.own)
         d_state[0] += d_outputs[t] + tf.cast(tf.matmul(d_query, inputs.query_kernel, transpose_b=True), wide)
         old = cell.state(*[field[t] for field in previous])
@@ -149,16 +160,20 @@ def _backward(cell, attention, mask, inputs, saved, d_outputs, d_contexts, d_wei
             d_output, d_fed = both[:, :units], both[:, units:]
         d_old[0] += tf.cast(d_output, wide)
         parts = [d_h, d_query, d_context, d_energies] + ([d_x, d_bias] if cell.separate else [])
-        return d_old, d_fed, [array.write(t, x) for array, x in zip(written, parts)]
+        return d_old, d_fed, d_source, [array.write(t, x) for array, x in zip(written, parts)]
 
     steps = tf.shape(saved.pres)[0]
     start = ([tf.zeros_like(field) for field in inputs.initial], tf.zeros_like(saved.contexts[0]),
+             [tf.zeros_like(part, wide) for part in (inputs.keys, *inputs.own)] if again else [],
              arrays(steps, *[dtype] * 4, *([dtype, wide] if cell.separate else [])))  # fmt: skip
-    d_initial, _, written = time_loop(time_steps(steps, reverse=True), body, start)
+    d_initial, _, d_source, written = time_loop(time_steps(steps, reverse=True), body, start)
     d_h = stacked(written[0], cell.gates * units)
     d_x = stacked(written[4], cell.gates * units) if cell.separate else d_h
     d_queries = stacked(written[1], saved.queries.shape[-1])
-    d_keys, d_own = attention.source_gradients(written[3].stack(), saved.compared, saved.queries, mask, *inputs.own)
+    if not again:
+        d_keys, d_own = attention.source_gradients(written[3].stack(), saved.compared, saved.queries, mask, *inputs.own)
+        d_source = [d_keys, *d_own]
+    d_keys, *d_own = [tf.cast(part, dtype) for part in d_source]
     outputs = [flat(tf.cast(states, dtype)) for states in (previous.output, saved.states.output)]
     return _Inputs(
         x_parts=d_x,

@@ -128,18 +128,19 @@ class AvAttention(Attention):
 
     @staticmethod
     def match(queries, keys, mask, *energies):
+        """As `Attention.match`, of queries `[B, W, 2K]`; `mask` is a `Spelling`, `energies` those of either side."""
         sides = zip(tf.split(queries, 2, axis=-1), _sides(keys, mask, axis=1), energies)
         return tuple(tf.concat(parts, axis=2) for parts in zip(*[Attention.match(q, k, None, e) for q, k, e in sides]))
 
     @staticmethod
     def query_gradient(upstream, compared, keys, mask, *energies):
         sides = zip(_sides(upstream, mask, axis=1), _sides(compared, mask, axis=1), energies)
-        return tf.concat([Attention.query_gradient(d, kept, None, None, e) for d, kept, e in sides], axis=1)
+        return tf.concat([Attention.query_gradient(d, c, None, None, e) for d, c, e in sides], axis=1)
 
     @staticmethod
     def source_gradients(upstream, compared, queries, mask, *energies):
         sides = zip(_sides(upstream, mask, axis=2), _sides(compared, mask, axis=2), energies)
-        d_keys, own = zip(*[Attention.source_gradients(d, kept, None, None, e) for d, kept, e in sides])
+        d_keys, own = zip(*[Attention.source_gradients(d, c, None, None, e) for d, c, e in sides])
         return tf.concat(d_keys, axis=1), [*own[0], *own[1]]
 
     @staticmethod

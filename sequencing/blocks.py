@@ -10,7 +10,7 @@ import math
 
 import tensorflow as tf
 
-from sequencing.layers import Dropout, LayerNorm, LinearOp, glorot_uniform
+from sequencing.layers import Dropout, LayerNorm, LinearOp, glorot_uniform, matmul
 from sequencing.recurrent import RecurrentLayer
 
 
@@ -77,15 +77,9 @@ class Rows:
 
 
 def position_signal(positions, size, dtype=tf.float32):
-    """`waves`, except that position 0, which stands for padding, has a row of zeros."""
-    signal = waves(positions, size, dtype)
-    return tf.where(tf.cast(positions, tf.bool)[..., tf.newaxis], signal, tf.zeros([], signal.dtype))
-
-
-def waves(positions, size, dtype=tf.float32):
     """Sines, then cosines, of geometrically falling frequencies from 1 to 1/10000.
 
-        waves(p) = [sin(p f_0), ..., sin(p f_{k-1}), cos(p f_0), ..., cos(p f_{k-1})], f_i = 10000^(-i / (k - 1))
+        [sin(p f_0), ..., sin(p f_{k-1}), cos(p f_0), ..., cos(p f_{k-1})], f_i = 10000^(-i / (k - 1))
 
     Args:
       positions: `[...]` ints, 1 for the first token.
@@ -151,7 +145,7 @@ class SelfAttentionBlock(tf.Module):
 
     def __call__(self, x, rows, seed=None):
         """Each row of `x`, flat `[B * T, D]`, attends to the real rows of its sentence."""
-        packed = tf.nn.bias_add(tf.matmul(x, tf.cast(self.kernel, x.dtype)), tf.cast(self.bias, x.dtype))
+        packed = matmul(x, tf.cast(self.kernel, x.dtype), bias=tf.cast(self.bias, x.dtype))
         queries, keys, values = split_heads(packed, rows.batch, self.heads, parts=3)
         found = join_heads(attend(queries * tf.cast(self.scale, x.dtype), keys, values, rows.key_bias(x.dtype)))
         return self.norm(x + self.dropout(found, seed))
@@ -288,7 +282,7 @@ class WeightNormLinear(tf.Module):
         return tf.cast(direction * (gain * tf.math.rsqrt(tf.maximum(squares, 1e-30))), dtype)
 
     def __call__(self, x):
-        return tf.nn.bias_add(tf.matmul(x, self.kernel(x.dtype)), tf.cast(self.bias, x.dtype))
+        return matmul(x, self.kernel(x.dtype), bias=tf.cast(self.bias, x.dtype))
 
     def initialise(self, x, scale, weights=None):
         """Sets gain and bias so that the outputs for `x` have mean 0 and deviation `scale`.

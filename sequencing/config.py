@@ -120,6 +120,8 @@ class RNNDecoderConfig:
     readout_size: int = option(512, 'units between the state and the vocabulary', at_least=1)
     dropout: float = option(0.2, 'chance of dropping a unit of the inputs, between layers and of the readout',
                             at_least=0, below=1)  # fmt: skip
+    recompute: bool = option(False, 'in training, compare states and source again in the backward pass: slower, less '
+                             'memory for long sequences')  # fmt: skip
 
     @property
     def output_size(self):

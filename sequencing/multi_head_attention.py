@@ -35,11 +35,12 @@ def causal_penalty(count, dtype=tf.float32):
 def split_heads(x, sizes, heads, parts=1):
     """Flat `[B * T, parts * H * d]` to a list of `parts` tensors `[B, H, T, d]`; sizes is (B, T), one of them -1."""
     head = x.shape[-1] // (parts * heads)
-    if parts == 1:
-        return [tf.transpose(tf.reshape(x, [*sizes, heads, head]), [0, 2, 1, 3]) if sizes[1] != 1
-                else tf.reshape(x, [sizes[0], heads, 1, head])]  # fmt: skip
     if sizes[1] == 1:  # nothing to transpose
+        if parts == 1:
+            return [tf.reshape(x, [sizes[0], heads, 1, head])]
         return tf.unstack(tf.reshape(x, [sizes[0], parts, heads, 1, head]), num=parts, axis=1)
+    if parts == 1:
+        return [tf.transpose(tf.reshape(x, [*sizes, heads, head]), [0, 2, 1, 3])]
     return tf.unstack(tf.transpose(tf.reshape(x, [*sizes, parts, heads, head]), [2, 0, 3, 1, 4]), num=parts)
 
 

@@ -5,7 +5,7 @@ Sinusoidal and learned positions are added to embedded tokens; rotary ones turn 
 
 import tensorflow as tf
 
-from sequencing.blocks import waves
+from sequencing.blocks import position_signal
 from sequencing.layers import Dropout, LinearOp
 
 POSITIONS = ('sinusoidal', 'learned', 'rotary', 'none')
@@ -28,7 +28,7 @@ class SinusoidalPositions(tf.Module):
 
     def __call__(self, start, count, dtype):
         """The vectors of positions start, ..., start + count - 1 (0 is the first token), `[count, size]`."""
-        return waves(places(start + 1, count), self.size, dtype)
+        return position_signal(places(start + 1, count), self.size, dtype)
 
 
 class LearnedPositions(tf.Module):

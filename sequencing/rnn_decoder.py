@@ -58,13 +58,15 @@ class AttentionRNNDecoder(tf.Module):
       input_size, value_size: sizes of an embedded token and of an encoder output.
       attention, attention_size: kind of attention ('additive', 'general', 'dot', 'via') and its size.
       readout_size: size of the features that go to the vocabulary.
+      recompute: in training, compare states and source again in the backward pass: slower, and less memory.
     """
 
     recurrent = True  # reads whole targets step by step too
 
     def __init__(self, cell, input_size, value_size, state_size, attention='additive', attention_size=512,
-                 readout_size=512, layers=1, dropout=0.0, name='rnn_decoder'):  # fmt: skip
+                 readout_size=512, layers=1, dropout=0.0, recompute=False, name='rnn_decoder'):  # fmt: skip
         super().__init__(name=name)
+        self.recompute = recompute
         self.state_size, self.output_size = state_size, readout_size
         with self.name_scope:
             self.attention = KINDS[attention](state_size, value_size, attention_size, name='attention')
@@ -131,7 +133,9 @@ class AttentionRNNDecoder(tf.Module):
         memory = self.memory(encoded)
         initial = self.bridge(encoded)
         embedded = self.input_dropout(embedded, seed)
-        outputs, contexts, weights = attention_scan(self.layers[0], self.attention, embedded, memory, initial[0])
+        outputs, contexts, weights = attention_scan(
+            self.layers[0], self.attention, embedded, memory, initial[0], self.recompute
+        )
         top = outputs
         for i, (layer, state, dropout) in enumerate(zip(self.layers[1:], initial[1:], self.layer_dropout)):
             new, _ = layer(tf.concat([dropout(top, seed), contexts], axis=-1), mask, initial_state=state)

@@ -135,3 +135,27 @@ def check_unknown_shapes(test, call, *tensors):
     for arguments in (tensors, [x[1:] for x in tensors]):
         tf.nest.map_structure(lambda x, y: test.assertAllClose(x, y, atol=1e-5), call(*arguments), traced(*arguments))
     test.assertEqual(traced.experimental_get_tracing_count(), 1)
+
+
+def check_attention_gradients(test, attention, query_size, places, mask):
+    """The gradients that an attention writes out against those of `tf.GradientTape`, in float64.
+
+    Args:
+      test: a `tf.test.TestCase`; query_size: of projected queries.
+      places: keys of a source; mask: that of the memory of a batch.
+    """
+    steps, batch = 4, tf.nest.flatten(mask)[0].shape[0]
+    draw = lambda *shape: tf.random.normal(shape, dtype=tf.float64)
+    queries, keys, upstream = (
+        draw(steps, batch, query_size), draw(batch, places, attention.attention_size), draw(steps, batch, places)
+    )  # fmt: skip
+    own = [draw(*weight.shape) for weight in attention.weights(tf.float64)[1:]]
+    with tf.GradientTape() as tape:
+        tape.watch([queries, keys, *own])
+        energies, compared = attention.match(tf.transpose(queries, [1, 0, 2]), keys, mask, *own)
+    want = tape.gradient(energies, [queries, keys, *own], tf.transpose(upstream, [1, 0, 2]))
+    compared = [None] * steps if compared is None else tf.transpose(compared, [1, 0, 2, 3])
+    of_queries = [attention.query_gradient(upstream[t], compared[t], keys, mask, *own) for t in range(steps)]
+    of_keys, of_own = attention.source_gradients(upstream, compared, queries, mask, *own)
+    for mine, theirs in zip([tf.stack(of_queries), of_keys, *of_own], want, strict=True):
+        test.assertAllClose(mine, theirs, atol=1e-12)

@@ -10,7 +10,7 @@ from sequencing.options import ConfigError
 from sequencing.rnn_decoder import AttentionRNNDecoder
 from sequencing.vocab import Vocab
 from sequencing_np import attention_via_attention as in_numpy
-from tests.decoder_support import floats, linear, randomise
+from tests.decoder_support import check_attention_gradients, floats, linear, randomise
 from tests.families import make_translator
 from tests.support import seeds
 
@@ -96,7 +96,8 @@ class AttentionViaAttentionTest(tf.test.TestCase):
         encoder, _, _ = self.encoded()
         ids, mask, _ = self.text()
         source, target = floats(self.draw, *ids.shape, 5), floats(self.draw, 4, 3, 5)
-        decoder = AttentionRNNDecoder('lstm', 5, V, Q, 'via', K, 8, layers=2)
+        cell, recompute = self.draw.choice([('lstm', False), ('gru', True)])
+        decoder = AttentionRNNDecoder(cell, 5, V, Q, 'via', K, 8, layers=2, recompute=recompute)
         upstream = floats(self.draw, 4, 3, 8), floats(self.draw, 4, 3, ids.shape[1])
 
         def encode():
@@ -121,6 +122,12 @@ class AttentionViaAttentionTest(tf.test.TestCase):
             results.append([features, weights, *tape.gradient(loss, variables)])
         for got, want in zip(*results):
             self.assertAllClose(got, want, atol=1e-4)
+
+    def test_gradients_by_hand_are_those_of_the_tape(self):
+        _, encoded, _ = self.encoded()
+        attention = AvAttention(Q, V, K)
+        memory = attention.memory(encoded)
+        check_attention_gradients(self, attention, 2 * K, memory.keys.shape[1], memory.mask)
 
     def test_energies_far_apart_leave_every_weight_a_number(self):
         _, encoded, _ = self.encoded()

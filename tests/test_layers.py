@@ -99,6 +99,14 @@ class LinearTest(tf.test.TestCase):
             expected = np.einsum('...d,de->...e', x, kernel) + bias.numpy()
             self.assertAllClose(matmul(x, kernel, bias=bias), expected, atol=1e-5)
             self.assertAllClose(matmul(x, tf.transpose(kernel), transposed=True, bias=bias), expected, atol=1e-5)
+            narrow = [tf.cast(part, tf.bfloat16) for part in (x, kernel, bias)]
+            with tf.GradientTape() as tape:
+                tape.watch(narrow)
+                product = tf.function(lambda x, kernel, bias: matmul(x, kernel, bias=bias))(*narrow)
+            self.assertEqual((product.dtype, product.shape), (tf.bfloat16, expected.shape))
+            self.assertAllClose(tf.cast(product, tf.float32), expected, atol=0.2)
+            d_bias = tape.gradient(product, narrow)[2]
+            self.assertAllClose(tf.cast(d_bias, tf.float32), tf.fill([3], float(np.prod(shape[:-1]))))
 
     def test_weights_stored_for_decoding_say_the_same(self):
         random = seeds(self)

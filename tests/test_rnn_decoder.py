@@ -7,6 +7,7 @@ from sequencing.attention import ATTENTIONS
 from sequencing.rnn_decoder import AttentionRNNDecoder
 from sequencing.rnn_encoders import StackBidirectionalRNNEncoder, StackRNNEncoder
 from sequencing.structures import EncoderOutput
+from tests.decoder_support import check_attention_gradients
 from tests.support import seeds
 
 B, T, S, E, H, V, R = 3, 4, 7, 2, 6, 8, 11
@@ -56,7 +57,7 @@ class DecoderTest(tf.test.TestCase):
             for kind, size in (('additive', 5), ('general', 5), ('dot', H)):
                 encoder_kind = StackBidirectionalRNNEncoder if cell != 'rnn' else StackRNNEncoder
                 encoder = encoder_kind(cell, E, V, layers=2)
-                decoder = AttentionRNNDecoder(cell, E, V, H, kind, size, R, layers=3)
+                decoder = AttentionRNNDecoder(cell, E, V, H, kind, size, R, layers=3, recompute=cell == 'gru')
                 source, target = self.draw(B, S, E), self.draw(B, T, E)
                 feature_weights, attention_weights = self.draw(B, T, R), self.draw(B, T, S)
 
@@ -86,6 +87,26 @@ class DecoderTest(tf.test.TestCase):
                     results.append([features, weights, *tape.gradient(loss, variables)])
                 for got, want in zip(*results):
                     self.assertAllClose(got, want, atol=1e-4)
+
+    def test_gradients_by_hand_are_those_of_the_tape(self):
+        for kind, size in (('additive', 5), ('general', 5), ('dot', H)):
+            check_attention_gradients(self, ATTENTIONS[kind](H, V, size), size, S, self.src_mask)
+
+    def test_bfloat16_has_the_gradients_of_float32_nearly(self):
+        for kind, recompute in (('additive', False), ('additive', True), ('general', False)):
+            encoder = StackBidirectionalRNNEncoder('lstm', E, V, layers=1)
+            decoder = AttentionRNNDecoder('lstm', E, V, H, kind, 5, R, recompute=recompute)
+            decoder.readout.bias.assign(self.draw(R))
+            source, target, upstream = self.draw(B, S, E), self.draw(B, T, E), self.draw(B, T, R)
+            variables = [*encoder.trainable_variables, *decoder.trainable_variables]
+            results = []
+            for dtype in (tf.float32, tf.bfloat16):
+                with tf.GradientTape() as tape:
+                    encoded = encoder(tf.cast(source, dtype), self.src_mask)
+                    features, _ = decoder(tf.cast(target, dtype), encoded, tf.ones([B, T], tf.bool))
+                    loss = tf.reduce_sum(tf.cast(features, tf.float32) * upstream)
+                results.append(tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(loss, variables)], axis=0))
+            self.assertLess(tf.norm(results[1] - results[0]), 0.03 * tf.norm(results[0]))
 
     def test_hypotheses_side_by_side_are_hypotheses_alone(self):
         width = 3

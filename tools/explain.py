@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import build_inputs
 import build_model
+from sequencing.config import RNNDecoderConfig
 from sequencing.options import flatten
 from sequencing.warm_start import named_variables
 
@@ -44,7 +45,7 @@ def print_parameters(model):
 
 
 def print_memory(config, parameters, vocab_size):
-    """Prints an estimate: what grows with the parameters, and the largest tensor of a batch, the logits."""
+    """Prints an estimate: what grows with the parameters, and the largest tensors of a batch."""
     train = config.train
     slots = {'sgd': 0, 'adam': 2, 'adamw': 2}[train.optimizer] + (1 if train.amsgrad else 0) + (1 if train.ema else 0)
     copies = 2 + slots + (1 if train.accumulate > 1 else 0)  # weights and gradients, and what the optimizer keeps
@@ -53,3 +54,8 @@ def print_memory(config, parameters, vocab_size):
     logits = 3 * 4 * tokens * vocab_size  # logits, their gradient, and one more while they are made
     print(f'\nmemory (estimate)\n  weights, gradients, optimizer  {copies * 4 * parameters / 2**20:8,.0f} MiB\n'
           f'  logits of the largest batch    {logits / 2**20:8,.0f} MiB')  # fmt: skip
+    decoder = config.model.decoder
+    if isinstance(decoder, RNNDecoderConfig) and not decoder.recompute:
+        size = 2 if config.precision != 'float32' else 4
+        compared = 2 * size * tokens * config.data.max_src_length * decoder.attention_size
+        print(f'  attention, longest sources     {compared / 2**20:8,.0f} MiB; less with model.decoder.recompute')

@@ -17,6 +17,7 @@ cli.quiet_tensorflow()
 
 from sequencing.errors import UserError  # noqa: E402
 
+_EMBEDDING_DROPOUT = 0.2  # of every encoder and of the Transformer posterior there, whatever the configuration
 SUBWORDS = {'joint-bpe': 'bpe', 'sep-bpe': 'bpe', 'joint-spm': 'spm', 'word': 'none', 'bert-bpe': 'none'}
 
 
@@ -131,8 +132,10 @@ def _encoder(part, where):
     from sequencing.flow_config import FlowRNNEncoderConfig, FlowTransformerEncoderConfig
 
     if _kind(part, where, 'transformer', 'rnn') == 'transformer':
-        return FlowTransformerEncoderConfig(**_transformer(part, where))
-    return FlowRNNEncoderConfig(layers=_get(part, 'num_layers', where), cell=_cell(part, where))
+        return FlowTransformerEncoderConfig(**_transformer(part, where), embedding_dropout=_EMBEDDING_DROPOUT)
+    return FlowRNNEncoderConfig(
+        layers=_get(part, 'num_layers', where), cell=_cell(part, where), embedding_dropout=_EMBEDDING_DROPOUT
+    )
 
 
 def _posterior(part, where):
@@ -141,7 +144,9 @@ def _posterior(part, where):
     kind = _kind(part, where, 'transformer', 'rnn', 'shift_rnn')
     word_dropout = float(part.get('dropword', 0.0))
     if kind == 'transformer':
-        return FlowTransformerPosteriorConfig(**_transformer(part, where), word_dropout=word_dropout)
+        return FlowTransformerPosteriorConfig(
+            **_transformer(part, where), embedding_dropout=_EMBEDDING_DROPOUT, word_dropout=word_dropout
+        )
     return FlowRNNPosteriorConfig(
         layers=_get(part, 'num_layers', where), cell=_cell(part, where), shifted=kind == 'shift_rnn',
         bidirectional=kind == 'rnn' or part.get('bidirectional', True), attention=part.get('use_attn', False),
