@@ -13,8 +13,9 @@ sentences of the last round for which both sides wrote the same pieces, `tokens`
 Without a trained model, one with random weights (`--random`) translates 25 tokens into 25: EOS is made impossible
 before the limit. We then take a 26th step, for our scores count EOS.
 
-`--mode agreement` times nothing: it compares pieces and scores of all sentences in float32. `ratio` is the share of
-sentences with the same pieces over 0.99; scores, of sentences that ended by themselves, should lie within 1e-3.
+`--mode agreement` times nothing: it compares pieces and scores of all sentences in float32, greedy and with a beam of
+5, and refuses the flags of a timing. `ratio` is the share of sentences with the same pieces over 0.99; scores, of
+sentences that ended by themselves, should lie within 1e-3 (null where there is no such sentence with the same pieces).
 
 The same search on both sides means: no length penalty (the engine divides by length ** penalty, we by that of Wu et
 al.), equal limits, no shortest length, no more hypotheses than asked for. What is left: a hypothesis that ends keeps
@@ -36,11 +37,12 @@ from side_by_side import compare, report, run
 from train_transformer import SHAPES, VOCAB
 
 from sequencing import cli
-from sequencing.errors import UserError
+from sequencing.errors import Failure, UserError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CASES = {'greedy-1': (1, 1), 'beam5-32': (5, 32)}  # hypotheses, lines together
 PRECISIONS = {'float32': ('float32', 'float32'), 'bf16': ('mixed_bfloat16', 'int8')}  # ours, theirs
+TIMING = ('cases', 'precisions', 'rounds', 'passes', 'warmup')  # flags that --mode agreement does not read
 TOKENS, RANDOM_LINES = 25, 64
 
 
@@ -56,7 +58,8 @@ def define(values):
     flags.DEFINE_integer('rounds', 3, 'times that each side is measured', lower_bound=1, flag_values=values)
     flags.DEFINE_integer('passes', 1, 'over the text in a round, of which the median counts', lower_bound=1,
                          flag_values=values)  # fmt: skip
-    flags.DEFINE_integer('warmup', 8, 'calls before that are not timed', lower_bound=1, flag_values=values)
+    flags.DEFINE_integer('warmup', 8, 'calls before that are not timed, no batch twice', lower_bound=1,
+                         flag_values=values)  # fmt: skip
     flags.DEFINE_integer('threads', 2, 'CPU threads of either side', lower_bound=1, flag_values=values)
     flags.DEFINE_integer('max_length', 200, 'longest output of a trained model', lower_bound=1, flag_values=values)
     own = {'help': 'used by this command itself', 'flag_values': values}
@@ -83,6 +86,8 @@ def benchmark(values):
     elif values.test_src:
         raise UserError('--test_src is the text of a trained model: give its --model_dir.')
     agreement = values.mode == 'agreement'
+    if agreement and any(values[name].present for name in TIMING):
+        raise UserError(f'--mode agreement takes no --{", --".join(TIMING)}: nothing is timed.')
     wanted = ['float32'] if agreement else values.precisions
     with tempfile.TemporaryDirectory() as folder:
         model = make_models(values, folder, wanted)
@@ -162,7 +167,7 @@ def compare_outputs(name, commands, files, about):
     others = [own - other for one, two, own, other, ended in pairs if one != two and ended]
     share = sum(one == two for one, two, *_ in pairs) / len(pairs)
     report(name, share / 0.99, (share / 0.99,) * 2, share, 0.99, 'share with the same pieces', sentences=len(pairs),
-           scores_compared=len(off), largest_score_difference=max(off, default=0.0),
+           scores_compared=len(off), largest_score_difference=max(off, default=None),
            different_and_ours_scores_higher=sum(more > 0 for more in others),
            different_and_theirs_scores_higher=sum(more < 0 for more in others), **about)  # fmt: skip
 
@@ -180,7 +185,7 @@ def work(values):
     batches = cut(values, vocab)
     agreement = values.mode == 'agreement'
     if not agreement:
-        for batch in itertools.islice(itertools.cycle(batches), values.warmup):
+        for batch in batches[: values.warmup]:
             translate([line for _, line in batch])
     rates = []
     for _ in range(1 if agreement else values.passes):
@@ -188,7 +193,10 @@ def work(values):
         for batch in batches:
             found.update(zip((place for place, _ in batch), translate([line for _, line in batch])))
         rates.append(len(found) / (time.perf_counter() - began))
-    assert values.test_src or all(len(pieces) == TOKENS for _, pieces, *_ in found.values())
+    lengths = {len(pieces) for _, pieces, *_ in found.values()}
+    if not values.test_src and lengths != {TOKENS}:
+        raise Failure(f'{values.side}: the random model should write {TOKENS} tokens a sentence, and wrote '
+                      f'{", ".join(map(str, sorted(lengths)))}.')  # fmt: skip
     _, pieces, scores, ended = zip(*[found[place] for place in sorted(found)])
     with open(values.told, 'a', encoding='utf-8') as file:
         file.write(json.dumps({'pieces': pieces, 'scores': scores, 'ended': ended, 'peak': peak()}) + '\n')
