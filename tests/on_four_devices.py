@@ -344,7 +344,7 @@ class ScriptTest(unittest.TestCase):
         self.addCleanup(tf.config.run_functions_eagerly, False)
         model, config, vocab = tiny_flow_model(self.random)
         save_translator(Translator(model, config, vocab, vocab), f'{self.folder}/flow')
-        write_task(f'{self.folder}/words', 'copy', self.random, words=[f'w{i}' for i in range(23)], train=60, dev=1)
+        write_task(f'{self.folder}/words', 'copy', self.random, words=[f'w{i}' for i in range(23)], train=16, dev=1)
         self.check_translations(f'{self.folder}/flow', 'words')
 
     def test_one_device_and_all_of_them_contradict_each_other(self):
