@@ -41,7 +41,7 @@ class Rows:
     def padded(self, x):
         """`[B * T, D]` to `[B, T, D]`."""
         y = tf.reshape(x, [self.batch, self.time, x.shape[-1]])
-        y.set_shape(self.mask.shape + [x.shape[-1]])
+        y.set_shape([*self.mask.shape, x.shape[-1]])
         return y
 
     def only_real(self, x):

@@ -268,12 +268,15 @@ def _join_workers(gpus):
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(cluster), task_type=kind, task_id=index, num_accelerators={'GPU': gpus}, rpc_layer='grpc'
     )
+    # Where the choice is left to TensorFlow, workers never use NCCL; where NCCL is not there, it takes its own ring.
+    exchange = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(implementation=exchange.NCCL if gpus else exchange.AUTO)
     seconds = _join_seconds()
     note(f'worker {worker} of {workers}: waiting for the others; ends with code 1 where they have not come in '
          f'{seconds} seconds (SEQUENCING_JOIN_SECONDS)')  # fmt: skip
     try:
         with _ended_after(seconds):
-            found = Distribution(tf.distribute.MultiWorkerMirroredStrategy(resolver), workers, worker)
+            found = Distribution(tf.distribute.MultiWorkerMirroredStrategy(resolver, options), workers, worker)
             found.wait_for_all()
     except (tf.errors.OpError, RuntimeError) as error:
         raise Failure(f'worker {worker} of {workers} could not join the others at {cluster}: '

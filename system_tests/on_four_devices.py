@@ -33,15 +33,16 @@ class TenUpdatesTest(on_four_devices.ReplicasTestCase):
 
     def check_updates(self, config, vocab, start, batches):
         ends = []
-        for distribution in (Distribution(), on_four_devices.cpus(2)):
+        for distribution in (Distribution(), on_four_devices.cpus(2), on_four_devices.cpus(4)):
             training = on_four_devices.Training(config, vocab, distribution, start, dropout=False)
             for batch in batches:
                 training.do(batch)
             averages = on_four_devices.copies(distribution, training.optimizer._model_variables_moving_average)
             ends.append(training.weights() + [average[0] for average in averages])
         self.assertGreater(max(np.abs(new - old).max() for new, old in zip(ends[0], start)), 0.01)
-        for got, want in zip(*ends, strict=True):
-            self.assertAllClose(got, want, atol=1e-5)
+        for several in ends[1:]:
+            for got, want in zip(several, ends[0], strict=True):
+                self.assertAllClose(got, want, atol=1e-5)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import unittest
 from unittest import mock
 
@@ -63,6 +64,45 @@ class PlainWorkersTest(WorkersTestCase):
                 processes.pop(killed).kill()
                 said = self.end(processes, [1])
                 self.assertIn('ends with code 1 where they have not come in 3 seconds', said[0])
+
+
+SLOW_VALIDATION = """
+import os, sys, time
+import nmt_train
+
+validate = nmt_train.Validator.validate
+
+def slowly(validator, step, *others):
+    if step == 4:
+        print('a long validation', flush=True)
+        time.sleep(float(os.environ['VALIDATION_SECONDS']))
+    return validate(validator, step, *others)
+
+nmt_train.Validator.validate = slowly
+sys.exit(nmt_train.main())
+"""
+
+
+class LongValidationTest(WorkersTestCase):
+    # TensorFlow 2.21 gives up a worker whose heartbeat is missing for 10 seconds (its coordination service, which
+    # `MultiWorkerMirroredStrategy` starts); without that service, one that does not answer 3 times within 10 seconds
+    # each, asked every 30. Both are answered by threads of TensorFlow while Python is at work elsewhere. What waits in
+    # an all-reduce has no limit of its own.
+    seconds = 130  # more than twice the longest of these, 30 + 3 x 10
+    steps, more_settings = 7, ('train.validate_every=4',)
+
+    def test_nobody_gives_up_while_the_chief_validates(self):
+        script = self.path('slow_validation.py')
+        with open(script, 'w') as file:
+            file.write(SLOW_VALIDATION)
+        with mock.patch.dict(os.environ, VALIDATION_SECONDS=str(self.seconds)):
+            chief, other = self.start('two', 2, script=script)
+        wait_for(chief, 'a long validation')
+        began = time.monotonic()
+        said = self.end([chief, other], [0, 0])
+        self.assertGreater(time.monotonic() - began, self.seconds)
+        self.assertIn('validation at step 4', said[0])
+        self.assertIn('training ended at step 7', said[0])
 
 
 class DisturbedWorkersTest(WorkersTestCase):

@@ -25,7 +25,8 @@ from sequencing.objectives import Likelihood  # noqa: E402
 from sequencing.optimizers import build_optimizer  # noqa: E402
 from sequencing.structures import Batch  # noqa: E402
 from sequencing.training import FIRST_LOSS_SCALE, TrainingState, Updater  # noqa: E402
-from tests.families import FAMILIES, make_translator  # noqa: E402
+from sequencing.translator import Translator  # noqa: E402
+from tests.families import FAMILIES, make_translator, save_translator  # noqa: E402
 from tests.flow_support import random_batch, tiny_flow_model  # noqa: E402
 from tests.support import seeds  # noqa: E402
 from tests.test_resume import everything_in  # noqa: E402
@@ -208,6 +209,43 @@ class ReplicasTest(ReplicasTestCase):
         for got, want in zip(training.weights(), plain.weights()):
             self.assertAllClose(got, want, atol=1e-5)
 
+    def test_what_overflows_float16_in_one_replica_scales_all_down(self):
+        config, vocab, start, batches = self.prepare('transformer', batches=4, learning_rate=0.1)
+        config = dataclasses.replace(config, precision='mixed_float16')
+        training = Training(config, vocab, cpus(4), start, loss=lambda *given: loss(*given), scale_loss=True)
+        plain = Training(config, vocab, Distribution(), start, scale_loss=True)
+        for state in (training.state, plain.state):
+            state.loss_scale.assign(64.0)  # which the gradients of all batches allow
+        weight = tf.Variable(1e4, trainable=False)  # the loss stays finite, and only its scaled gradient does not
+
+        def loss(phase, batch, seed, step):
+            parts = training.model.loss(batch, seed)
+            return parts._replace(loss=parts.loss * tf.where(tf.reduce_any(batch.index == 41), weight, 1.0))
+
+        def check_replicas(skipped):
+            state = training.state
+            self.assertEqual((float(state.loss_scale), int(state.skipped)), (64 / 2**skipped, skipped))
+            found = copies(training.distribution, training.model.trainable_variables)
+            for variable in found:
+                for copy in variable[1:]:
+                    self.assertAllEqual(copy, variable[0])
+            return [variable[0] for variable in found]
+
+        for skipped in (1, 2):
+            training.do(batches[0])
+            for got, old in zip(check_replicas(skipped), start, strict=True):
+                self.assertAllEqual(got, old)
+        weight.assign(1.0)
+        for batch in batches:
+            training.do(batch)
+            plain.do(batch)
+            ends = check_replicas(2)
+        self.assertEqual(int(plain.state.skipped), 0)
+        moved = [np.linalg.norm(new - old) for new, old in zip(ends, start)]
+        apart = [np.linalg.norm(new - other) for new, other in zip(ends, plain.weights(), strict=True)]
+        self.assertGreater(np.linalg.norm(moved), 0.01)
+        self.assertLess(np.linalg.norm(apart), 0.02 * np.linalg.norm(moved))
+
     def test_a_flow_is_initialised_alike_on_all_replicas(self):
         config, vocab, start, [batch] = self.prepare('flow')
         inputs = types.SimpleNamespace(sample=lambda count, turn: [field.numpy() for field in batch])
@@ -248,8 +286,8 @@ class ScriptTest(unittest.TestCase):
         scratch = tempfile.TemporaryDirectory()
         self.addCleanup(scratch.cleanup)
         self.folder = scratch.name
-        random = seeds(self)
-        self.config_file = write_task(os.path.join(self.folder, 'data'), 'copy', random, train=60, dev=4)
+        self.random = seeds(self)
+        self.config_file = write_task(os.path.join(self.folder, 'data'), 'copy', self.random, train=60, dev=4)
 
     def train(self, name, *arguments, config='config_toy'):
         out, errors = io.StringIO(), io.StringIO()
@@ -282,14 +320,14 @@ class ScriptTest(unittest.TestCase):
         self.assertEqual(code, 0, said)
         return folder
 
-    def check_translations(self, folder):
+    def check_translations(self, folder, data='data'):
         """All devices together write what one does, in order."""
         found = []
         for strategy in ('one', 'mirrored'):
             out = os.path.join(self.folder, f'{strategy}.out')
-            code = nmt_infer.main(['nmt_infer.py', f'--model_dir={folder}', f'--test_src={self.folder}/data/train.src',
-                                   f'--output_file={out}', '--batch_tokens=40', f'--strategy={strategy}',
-                                   '--decode=sample', '--max_length=7'])  # fmt: skip
+            code = nmt_infer.main(['nmt_infer.py', f'--model_dir={folder}', f'--output_file={out}',
+                                   f'--test_src={self.folder}/{data}/train.src', f'--strategy={strategy}',
+                                   '--batch_tokens=40', '--decode=sample', '--max_length=7'])  # fmt: skip
             self.assertEqual(code, 0)
             with open(out) as file:
                 found.append(file.read())
@@ -300,6 +338,14 @@ class ScriptTest(unittest.TestCase):
     def test_an_autoregressive_training_is_the_same(self):
         no_dropout = ('--set=model.encoder.dropout=0', '--set=model.decoder.dropout=0')
         self.check_translations(self.check_mirrored('config_toy', *no_dropout, '--set=train.ema=0.5'))
+
+    def test_a_flow_writes_the_same(self):
+        tf.config.run_functions_eagerly(True)  # four traces would be most of what this costs
+        self.addCleanup(tf.config.run_functions_eagerly, False)
+        model, config, vocab = tiny_flow_model(self.random)
+        save_translator(Translator(model, config, vocab, vocab), f'{self.folder}/flow')
+        write_task(f'{self.folder}/words', 'copy', self.random, words=[f'w{i}' for i in range(23)], train=16, dev=1)
+        self.check_translations(f'{self.folder}/flow', 'words')
 
     def test_one_device_and_all_of_them_contradict_each_other(self):
         code, said, _ = self.train('none', '--strategy=mirrored', '--device=CPU:0')

@@ -118,6 +118,19 @@ class ChoiceTest(unittest.TestCase):
                 made.assert_called_once_with([f'GPU:{i}' for i in range(want)], None)  # None: by NCCL
             self.assertEqual(found.replicas.total, want or 1)
 
+    def test_workers_with_gpus_ask_for_nccl(self):
+        told = json.dumps({'cluster': {'worker': ['a:1', 'b:2']}, 'task': {'type': 'worker', 'index': 0}})
+        for count, want in ((0, 'AUTO'), (2, 'NCCL')):
+            with (
+                mock.patch.dict(os.environ, TF_CONFIG=told),
+                mock.patch.object(tf.config, 'list_physical_devices', lambda kind: [None] * count),
+                mock.patch.object(tf.distribute, 'MultiWorkerMirroredStrategy', side_effect=RuntimeError('?')) as made,
+                self.assertRaisesRegex(Failure, 'could not join the others'),
+            ):
+                choose_distribution('multi_worker')
+            resolver, options = made.call_args.args
+            self.assertEqual((resolver.num_accelerators()['GPU'], options.implementation.value), (count, want))
+
 
 class FailuresTest(unittest.TestCase):
     """What is said of a job's failures."""

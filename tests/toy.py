@@ -81,9 +81,9 @@ def write_task(folder, task, random, words='abcdefgh', shortest=2, longest=6, tr
     return path
 
 
-def train_command(config_file, model_dir, *settings, config='config_toy'):
-    """The command line that trains a toy configuration."""
-    command = [sys.executable, os.path.join(ROOT, 'nmt_train.py'), f'--config={config}',
+def train_command(config_file, model_dir, *settings, config='config_toy', script='nmt_train.py'):
+    """The command line that trains a toy configuration; `script` is a path below the repository, or a whole one."""
+    command = [sys.executable, os.path.join(ROOT, script), f'--config={config}',
                f'--config_file={config_file}', f'--model_dir={model_dir}']  # fmt: skip
     return command + [f'--set={setting}' for setting in settings]
 

@@ -81,10 +81,10 @@ class WorkersTestCase(unittest.TestCase):
     def path(self, name):
         return os.path.join(self.folder, name)
 
-    def start(self, name, workers, config='config_toy', plain=True, strategy=''):
-        """Starts a training; returns its processes, the chief first."""
+    def start(self, name, workers, config='config_toy', plain=True, strategy='', script='nmt_train.py'):
+        """Starts a training; returns its processes, the chief first. `script` is as in `train_command`."""
         settings = [*self.settings, *(PLAIN[config] if plain else ())]
-        command = train_command(self.config_file, self.path(name), *settings, config=config)
+        command = train_command(self.config_file, self.path(name), *settings, config=config, script=script)
         command.append('--strategy=' + (strategy or ('multi_worker' if workers > 1 else 'one')))
         started = start_workers(command, workers, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.processes += started
