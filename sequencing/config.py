@@ -121,7 +121,7 @@ class RNNDecoderConfig:
     dropout: float = option(0.2, 'chance of dropping a unit of the inputs, between layers and of the readout',
                             at_least=0, below=1)  # fmt: skip
     recompute: bool = option(False, 'in training, compare states and source again in the backward pass: slower, less '
-                             'memory for long sequences')  # fmt: skip
+                             'memory for long sequences (attention additive and via)')  # fmt: skip
 
     @property
     def output_size(self):

@@ -8,6 +8,7 @@ import build_inputs
 import build_model
 from sequencing.config import RNNDecoderConfig
 from sequencing.options import flatten
+from sequencing.rnn_decoder import KINDS
 from sequencing.warm_start import named_variables
 
 
@@ -55,7 +56,7 @@ def print_memory(config, parameters, vocab_size):
     print(f'\nmemory (estimate)\n  weights, gradients, optimizer  {copies * 4 * parameters / 2**20:8,.0f} MiB\n'
           f'  logits of the largest batch    {logits / 2**20:8,.0f} MiB')  # fmt: skip
     decoder = config.model.decoder
-    if isinstance(decoder, RNNDecoderConfig) and not decoder.recompute:
+    if isinstance(decoder, RNNDecoderConfig) and KINDS[decoder.attention].has_compared and not decoder.recompute:
         size = 2 if config.precision != 'float32' else 4
-        compared = 2 * size * tokens * config.data.max_src_length * decoder.attention_size
+        compared = 3 * size * tokens * config.data.max_src_length * decoder.attention_size
         print(f'  attention, longest sources     {compared / 2**20:8,.0f} MiB; less with model.decoder.recompute')
