@@ -313,7 +313,13 @@ class CommandTest(unittest.TestCase):
         self.assertRegex(out, r'train.beta_1 +0.9 +default')
         self.assertRegex(out, r'in all +[\d,]+')
         self.assertIn('800 pairs read', out)
+        self.assertIn('less with model.decoder.recompute', out)
         self.assertFalse(os.path.exists(os.path.join(fresh, 'config.json')))
+        for stores_nothing in ('model.decoder.recompute=true', 'model.decoder.attention=general'):
+            code, out, _ = run_tool(nmt_train.main, '--config=config_toy', f'--config_file={self.config}', self.cache,
+                               f'--model_dir={fresh}', '--explain', f'--set={stores_nothing}')  # fmt: skip
+            self.assertEqual(code, 0)
+            self.assertNotIn('model.decoder.recompute', out.partition('memory (estimate)')[2])
 
     def test_help_names_every_flag(self):
         for script in (nmt_train, nmt_infer, score, plot_attention):

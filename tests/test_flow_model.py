@@ -16,6 +16,8 @@ from sequencing.flow_config import (
     FlowRNNEncoderConfig,
     FlowRNNPosteriorConfig,
     FlowSeqConfig,
+    FlowTransformerEncoderConfig,
+    FlowTransformerPosteriorConfig,
     GaussianPriorConfig,
     LogisticLengthConfig,
 )
@@ -403,6 +405,17 @@ class PartsTest(tf.test.TestCase):
                     rate = math.exp(-i * math.log(10000) / max(half - 1, 1))
                     want[i], want[half + i] = math.sin(position * rate), math.cos(position * rate)
                 self.assertAllClose(row, want, atol=1e-9)
+
+    def test_every_part_has_the_dropout_of_its_configuration(self):
+        encoders = (FlowTransformerEncoderConfig(layers=1, heads=2, dropout=0.3, embedding_dropout=0.4),
+                    FlowRNNEncoderConfig(layers=1, embedding_dropout=0.6))  # fmt: skip
+        posterior = FlowTransformerPosteriorConfig(
+            layers=1, heads=2, dropout=0.35, embedding_dropout=0.45, word_dropout=0.55
+        )
+        for encoder in encoders:
+            model, _, _ = tiny_flow_model(seeds(self), {'encoder': encoder, 'posterior': posterior})
+            self.assertEqual(model.encoder.dropout.rate, encoder.embedding_dropout)
+            self.assertEqual((model.posterior.dropout.rate, model.posterior.word_dropout.rate), (0.45, 0.55))
 
     def test_a_configuration_that_cannot_be_is_refused_by_name(self):
         wrong = {

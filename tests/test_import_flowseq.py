@@ -187,6 +187,7 @@ class CheckpointFolderTest(unittest.TestCase):
         model = import_flowseq.config_of(theirs, 'config.json', joint=True).model
         self.assertIsInstance(model, FlowSeqConfig)
         self.assertEqual((model.encoder.kind, model.encoder.cell, model.encoder.layers), ('rnn', 'gru', 2))
+        self.assertEqual(model.encoder.embedding_dropout, 0.2)
         self.assertEqual((model.posterior.shifted, model.posterior.bidirectional, model.posterior.attention),
                          (True, False, True))  # fmt: skip
         self.assertEqual((model.decoder.kind, model.decoder.layers), ('rnn', 0))
