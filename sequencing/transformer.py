@@ -49,6 +49,8 @@ class FeedForward(tf.Module):
 
     def __call__(self, x, seed=None):
         hidden = self.inner(x)
+        if self.activation is tf.nn.relu:
+            return self.outer(self.dropout.of_relu(hidden, seed))
         if self.activation is None:
             gate, value = tf.split(hidden, 2, axis=-1)
             hidden = tf.nn.silu(gate) * value

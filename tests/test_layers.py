@@ -74,6 +74,16 @@ class DropoutTest(tf.test.TestCase):
             y = Dropout(0.3)(x, tf.constant([random.randrange(2**31), 1]))
         self.assertAllClose(tape.gradient(y, x), y / x, rtol=1e-5)
 
+    def test_one_mask_for_relu_and_dropout(self):
+        random = seeds(self)
+        x, seed, dropout = floats(random, 7, 13), tf.constant([random.randrange(2**31), 2]), Dropout(0.4)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            found, apart = dropout.of_relu(x, seed), dropout(tf.nn.relu(x), seed)
+        self.assertAllEqual(found, apart)
+        self.assertAllEqual(tape.gradient(found, x), tape.gradient(apart, x))
+        self.assertAllEqual(dropout.of_relu(x), tf.nn.relu(x))
+
     def test_seed_and_layer_decide_what_is_dropped(self):
         random = seeds(self)
         x, seed = tf.ones([9, 40]), random.randrange(2**31)
@@ -107,6 +117,12 @@ class LinearTest(tf.test.TestCase):
             self.assertAllClose(tf.cast(product, tf.float32), expected, atol=0.2)
             d_bias = tape.gradient(product, narrow)[2]
             self.assertAllEqual(d_bias, tf.cast(tf.fill([3], float(np.prod(shape[:-1]))), tf.bfloat16))
+            upstream = floats(random, *expected.shape)
+            with tf.GradientTape() as tape:
+                tape.watch(bias)
+                product = matmul(x, kernel, bias=bias)
+            d_bias = tape.gradient(product, bias, upstream)
+            self.assertAllClose(d_bias, upstream.numpy().reshape(-1, 3).sum(axis=0), rtol=1e-4, atol=1e-4)
 
     def test_weights_stored_for_decoding_say_the_same(self):
         random = seeds(self)
