@@ -35,14 +35,14 @@ class Ensemble(tf.Module):
         """As `Seq2Seq.start`; memory and state are tuples over the models."""
         return tuple(zip(*[model.start(src_ids, src_mask, width, max_steps) for model in self.models]))
 
-    def output_rows(self, shortlist):
+    def output_rows(self, tokens):
         """As `Seq2Seq.output_rows`, a tuple over the models."""
-        return tuple(model.output_rows(shortlist) for model in self.models)
+        return tuple(model.output_rows(tokens) for model in self.models)
 
-    def step(self, ids, state, memory, time, rows=None):
+    def step(self, ids, state, memory, time, rows=None, allowed=None):
         """As `Seq2Seq.step`; attention is the mean of the models'."""
         rows = rows or [None] * len(self.models)
-        steps = [model.step(ids, s, m, time, r) for model, s, m, r in zip(self.models, state, memory, rows)]
+        steps = [model.step(ids, s, m, time, r, allowed) for model, s, m, r in zip(self.models, state, memory, rows)]
         logits, states, weights = zip(*steps)
         mean = log_mean([tf.nn.log_softmax(x) for x in logits])
         return mean, states, tf.add_n([tf.cast(w, tf.float32) for w in weights]) / len(weights)

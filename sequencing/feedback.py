@@ -2,9 +2,11 @@
 
 `dynamic_decode` asks a feedback three things: `initialize` (the first ids and the feedback's own state), `next` (which
 tokens follow, and from which hypotheses), and `done`; `finalize` turns the state into a result. W is how many
-hypotheses of a sentence it walks.
+hypotheses of a sentence it walks. Where `sentences_end`, those that are `growing` are walked on without the others, by
+the feedback `of` them.
 """
 
+import copy
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -24,8 +26,8 @@ class History(NamedTuple):
     """What was chosen, step by step; hypotheses are read off it backwards at the end."""
 
     ids: tf.TensorArray  # of [B, W] int32
-    parents: tf.TensorArray  # of [B, W] int32, the hypothesis each choice continues
-    weights: tf.TensorArray  # of [B, W, S] float32, or of [B, W, 0]
+    parents: tf.TensorArray  # of [B, W] int32, the hypothesis each choice continues; empty if all continue themselves
+    weights: tf.TensorArray  # of [B, W, S] float32, what old hypotheses attended to; empty if that was not asked for
 
 
 class Finished(NamedTuple):
@@ -69,10 +71,16 @@ class SearchFeedBack:
         than the limit only the beginning is written, and the output counts as truncated.
     """
 
+    sentences_end = True
+    of_sentences = ('limits', 'prefix')  # attributes `[B, ...]`, or None
+
     def __init__(self, bos_id, eos_id, limits, width=1, alpha=0.0, attention=False, prefix=None):
         self.bos_id, self.eos_id = bos_id, eos_id
         self.limits, self.width, self.alpha, self.attention = limits, width, alpha, attention
         self.max_steps = tf.reduce_max(limits) + 1
+        self.places = tf.range(
+            tf.size(limits)
+        )  # where each sentence of the batch stands among those walked, if it does
         # One column more, so that there is one to read at any step.
         self.prefix = None if prefix is None else tf.pad(prefix, [[0, 0], [0, 1]], constant_values=-1)
 
@@ -93,9 +101,23 @@ class SearchFeedBack:
     def first_log_probs(self, batch):
         return tf.zeros([batch, self.width])
 
-    def done(self, time, state):
-        """Whether every sentence has what it needs."""
-        return tf.logical_or(time >= self.max_steps, tf.reduce_all(tf.math.is_inf(state.log_probs)))
+    def of(self, rows):
+        """The same for some sentences of the batch: `[R]` int32, ascending."""
+        part = copy.copy(self)
+        part.places = tf.minimum(tf.searchsorted(rows, tf.range(tf.size(self.limits))), tf.size(rows) - 1)
+        for name in self.of_sentences:
+            value = getattr(self, name)
+            setattr(part, name, value if value is None else tf.gather(value, rows))
+        return part
+
+    def growing(self, state):
+        """Which sentences still need something, `[B]` bool."""
+        return tf.reduce_any(tf.math.is_finite(state.log_probs), axis=1)
+
+    def done(self, time, state, enough=0):
+        """Whether no more than `enough` sentences still need something."""
+        growing = tf.math.count_nonzero(self.growing(state), dtype=tf.int32)
+        return tf.logical_or(time >= self.max_steps, growing <= enough)
 
     def next(self, time, logits, weights, state):
         """Chooses the tokens of one step.
@@ -127,8 +149,12 @@ class SearchFeedBack:
         )
         finished = self.keep(state.finished, new)
         live = tf.where(ids == self.eos_id, float('-inf'), total)
-        kept = tf.cast(weights, tf.float32) if self.attention else tf.zeros([tf.shape(ids)[0], self.width, 0])
-        history = [array.write(time, x) for array, x in zip(state.history, (ids, chosen_from, kept))]
+        written = (ids, parents, tf.cast(weights, tf.float32) if self.attention else None)
+        # Of all sentences: those that have ended get what nobody reads.
+        history = [
+            array if x is None else array.write(time, tf.gather(x, self.places))
+            for array, x in zip(state.history, written)
+        ]
         return ids, parents, SearchState(self.prune(live, finished), finished, History(*history))
 
     def force(self, time, logits, at_limit):
@@ -163,35 +189,29 @@ class SearchFeedBack:
         order = tf.argsort(state.finished.rank_scores, direction='DESCENDING', stable=True)
         finished = Finished(*[tf.gather(field, order, batch_dims=1) for field in state.finished])
         exists = tf.math.is_finite(finished.scores)
-        longest = tf.minimum(tf.reduce_max(tf.where(exists, finished.lengths, 0)), time)
-
-        def backwards(i, slots, ids, weights):
-            step = longest - i
-            # A finished hypothesis is followed from the step where it chose EOS to its first token.
-            inside = tf.logical_and(exists, step <= finished.lengths)
-            chosen = tf.gather(state.history.ids.read(step), slots, batch_dims=1)
-            parents = tf.gather(state.history.parents.read(step), slots, batch_dims=1)
-            attended = tf.gather(state.history.weights.read(step), parents, batch_dims=1)
-            token = tf.where(step < finished.lengths, chosen, 0)
-            ids = ids.write(step, tf.where(inside, token, 0))
-            weights = weights.write(step, tf.where((step < finished.lengths)[:, :, tf.newaxis], attended, 0.0))
-            return i + 1, tf.where(inside, parents, slots), ids, weights
-
-        arrays = [
-            tf.TensorArray(tf.int32, longest + 1, element_shape=[None, self.width]),
-            tf.TensorArray(tf.float32, longest + 1, element_shape=[None, self.width, None]),
-        ]
-        _, _, ids, weights = tf.while_loop(
-            lambda i, *_: i <= longest, backwards, (0, finished.slots, *arrays), parallel_iterations=1
-        )
+        longest = tf.reduce_max(tf.where(exists, finished.lengths, 0))
+        steps = tf.range(tf.minimum(longest + 1, time))
+        slots, parents = self.follow(finished, exists, steps, state.history.parents)
+        ids = tf.gather(state.history.ids.gather(steps), slots, batch_dims=2)
+        attention = tf.zeros([*tf.unstack(tf.shape(ids)), 0])
+        if self.attention:
+            attention = tf.gather(state.history.weights.gather(steps), parents, batch_dims=2)
+        written = steps[:longest, tf.newaxis, tf.newaxis] < finished.lengths
+        ids = tf.where(written, ids[:longest], 0)
+        attention = tf.where(written[..., tf.newaxis], attention[:longest], 0.0)
         return Hypotheses(
-            ids=tf.transpose(ids.stack()[:longest], [1, 2, 0]),
+            ids=tf.transpose(ids, [1, 2, 0]),
             lengths=tf.where(exists, finished.lengths, 0),
             scores=finished.scores,
             rank_scores=finished.rank_scores,
             truncated=tf.logical_and(exists, finished.truncated),
-            attention=tf.transpose(weights.stack()[:longest], [1, 2, 0, 3]),
+            attention=tf.transpose(attention, [1, 2, 0, 3]),
         )
+
+    def follow(self, finished, exists, steps, parents):
+        """Where finished hypotheses stood at each step, and where the ones that they continued: two `[T, B, W]`."""
+        slots = tf.repeat(finished.slots[tf.newaxis], tf.size(steps), axis=0)
+        return slots, slots
 
 
 class GreedyFeedBack(SearchFeedBack):
@@ -222,6 +242,7 @@ class SampleFeedBack(SearchFeedBack):
     def __init__(self, bos_id, eos_id, limits, seed, source, width=1, temperature=1.0, top_k=0, top_p=1.0, alpha=0.0,
                  attention=False, prefix=None):  # fmt: skip
         super().__init__(bos_id, eos_id, limits, width, alpha, attention, prefix)
+        self.of_sentences = (*self.of_sentences, 'source')
         self.seed, self.source = seed, source
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
 
@@ -317,6 +338,19 @@ class BeamFeedBack(SearchFeedBack):
         _, best = tf.math.top_k(both.rank_scores, self.width)
         return Finished(*[tf.gather(field, best, batch_dims=1) for field in both])
 
+    def follow(self, finished, exists, steps, parents):
+        def backwards(step, slots, stood, continued):
+            continued_now = tf.gather(parents.read(step), slots, batch_dims=1)
+            # A hypothesis is followed from the step where it chose EOS to its first token.
+            inside = tf.logical_and(exists, step <= finished.lengths)
+            stood, continued = stood.write(step, slots), continued.write(step, continued_now)
+            return step - 1, tf.where(inside, continued_now, slots), stood, continued
+
+        arrays = [tf.TensorArray(tf.int32, tf.size(steps), element_shape=[None, self.width]) for _ in range(2)]
+        start = (tf.size(steps) - 1, finished.slots, *arrays)
+        *_, stood, continued = tf.while_loop(lambda step, *_: step >= 0, backwards, start)
+        return stood.stack(), continued.stack()
+
     def prune(self, live, finished):
         reach = tf.reduce_max(live, axis=1) / length_penalty(self.limits, self.alpha)
         overtaken = finished.rank_scores[:, self.nbest - 1]  # -inf while there are not enough
@@ -374,6 +408,7 @@ class TrainingFeedBack:
     """
 
     width = 1
+    sentences_end = False
 
     def __init__(self, trg_ids, bos_id, teacher_rate, seed, index, choice='argmax'):
         self.trg_ids, self.bos_id = trg_ids, bos_id
@@ -384,7 +419,7 @@ class TrainingFeedBack:
         batch, steps = tf.unstack(tf.shape(self.trg_ids))
         return tf.fill([batch, 1], self.bos_id), tf.TensorArray(tf.int32, steps, element_shape=[None])
 
-    def done(self, time, state):
+    def done(self, time, state, enough):
         return time >= tf.shape(self.trg_ids)[1]
 
     def next(self, time, logits, weights, state):

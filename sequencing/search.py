@@ -34,7 +34,7 @@ def search(model, src_ids, src_mask, limits, options, prefix=None, shortlist=Non
         prefix = tf.where(prefix < 0, -1, walked.places(prefix))
     seed = options.seed if seed is None else seed
     feedback = search_feedback(walked, src_ids, src_mask, limits, options, seed, prefix)
-    memory, state = model.start(src_ids, src_mask, feedback.width, feedback.max_steps)
+    memory, state = walked.start(src_ids, src_mask, feedback.width, feedback.max_steps)
     found = dynamic_decode(walked, feedback, state, memory)
     return found if shortlist is None else found._replace(ids=tf.gather(walked.tokens, found.ids))
 
@@ -43,16 +43,22 @@ class Shortlisted:
     """A model for whose search tokens are numbered by their place among those that a shortlist allows in the batch."""
 
     def __init__(self, model, shortlist):
-        self.model, self.tokens = model, shortlist.tokens
-        self.rows = model.output_rows(shortlist)
+        self.model, self.tokens, self.allowed = model, shortlist.tokens, shortlist.allowed
+        self.rows = model.output_rows(shortlist.tokens)
         self.bos_id, self.eos_id = tf.unstack(self.places(tf.constant([model.bos_id, model.eos_id])))
 
     def places(self, ids):
         """Where ids of any shape stand in the shortlist."""
         return tf.reshape(tf.searchsorted(self.tokens, tf.reshape(ids, [-1])), tf.shape(ids))
 
+    def start(self, *batch):
+        """As `Seq2Seq.start`; memory holds what each sentence is allowed, too."""
+        memory, state = self.model.start(*batch)
+        return (memory, self.allowed), state
+
     def step(self, ids, state, memory, time):
-        return self.model.step(tf.gather(self.tokens, ids), state, memory, time, self.rows)
+        memory, allowed = memory
+        return self.model.step(tf.gather(self.tokens, ids), state, memory, time, self.rows, allowed)
 
     def reorder(self, state, parents):
         return self.model.reorder(state, parents)

@@ -12,11 +12,10 @@ from sequencing.structures import LossParts
 
 
 class OutputRows(NamedTuple):
-    """The output layer of U tokens out of all, and who may use it."""
+    """The output layer of U tokens out of all."""
 
     kernel: tf.Tensor  # [U, R] float
     bias: tf.Tensor  # [U] float32
-    allowed: tf.Tensor  # [B, U] bool
 
 
 class Seq2Seq(tf.Module):
@@ -55,27 +54,27 @@ class Seq2Seq(tf.Module):
         """`[B, S]` ids and mask to an `EncoderOutput`; `seed` as in `loss`."""
         return self.encoder(self.src_embedding(src_ids, self.dtype), src_mask, seed)
 
-    def logits(self, features, rows=None):
+    def logits(self, features, rows=None, allowed=None):
         """Features of the decoder to float32 logits: `[..., R]` to `[..., N]`, or, where `OutputRows` of U tokens are
-        given, `[B, W, R]` to `[B, W, U]`, -inf for what is not allowed."""
+        given, `[B, W, R]` to `[B, W, U]`, -inf for those that the sentence is not `allowed`, `[B, U]` bool."""
         if rows is not None:
             flat = tf.matmul(tf.reshape(features, [-1, features.shape[-1]]), rows.kernel, transpose_b=True)
             flat = tf.cast(flat, tf.float32) + rows.bias
             some = tf.reshape(flat, [-1, features.shape[1], tf.shape(rows.kernel)[0]])
-            return tf.where(rows.allowed[:, tf.newaxis], some, float('-inf'))
+            return tf.where(allowed[:, tf.newaxis], some, float('-inf'))
         if not self.tie_output:
             return tf.cast(self.output(features), tf.float32)
         table = tf.cast(self.trg_embedding.table, features.dtype)
         return tf.cast(matmul(features, table, transposed=True), tf.float32) + self.output_bias
 
-    def output_rows(self, shortlist):
-        """What `logits` needs for the tokens of a shortlist (`AllowedTokens`); made once a batch."""
+    def output_rows(self, tokens):
+        """What `logits` needs for `[U]` int32 tokens alone; made once a batch."""
         if self.tie_output:
-            kernel, bias = tf.gather(self.trg_embedding.table, shortlist.tokens), self.output_bias
+            kernel, bias = tf.gather(self.trg_embedding.table, tokens), self.output_bias
         else:
-            kernel, bias = self.output.rows(shortlist.tokens), self.output.bias
-        bias = tf.gather(tf.cast(bias, tf.float32), shortlist.tokens)
-        return OutputRows(tf.cast(kernel, self.dtype), bias, shortlist.allowed)
+            kernel, bias = self.output.rows(tokens), self.output.bias
+        bias = tf.gather(tf.cast(bias, tf.float32), tokens)
+        return OutputRows(tf.cast(kernel, self.dtype), bias)
 
     def inputs(self, trg_ids):
         """What teacher forcing feeds the decoder, `[B, T]`: BOS, then all targets but the last."""
@@ -128,11 +127,11 @@ class Seq2Seq(tf.Module):
         encoded = self.encode(src_ids, src_mask)
         return self.decoder.memory(encoded), self.decoder.initial_state(encoded, width, max_steps)
 
-    def step(self, ids, state, memory, time, rows=None):
+    def step(self, ids, state, memory, time, rows=None, allowed=None):
         """One step of search: `[B, W]` ids just chosen to logits `[B, W, N]` float32, the new state, and attention
-        weights `[B, W, S]`; `rows` as in `logits`."""
+        weights `[B, W, S]`; `rows` and `allowed` as in `logits`."""
         features, state, weights = self.decoder.step(self.trg_embedding(ids, self.dtype), state, memory, time)
-        return self.logits(features, rows), state, weights
+        return self.logits(features, rows, allowed), state, weights
 
     def reorder(self, state, parents):
         """The state with hypothesis `parents[b, w]` in place `w`."""

@@ -24,11 +24,11 @@ class MarkovModel:
 
     def start(self, width):
         batch = self.table.shape[0]
-        return tf.zeros([batch, width], tf.int32), tf.zeros([batch, 1])
+        return tf.zeros([batch, width], tf.int32), self.table
 
     def step(self, ids, state, memory, time):
         # Logits may have any offset: what counts is their log-softmax.
-        logits = tf.gather(self.table[:, time], ids, batch_dims=1) + 3.0
+        logits = tf.gather(memory[:, time], ids, batch_dims=1) + 3.0
         weights = tf.one_hot(time + ids, self.table.shape[1])
         return logits, ids, weights
 
@@ -229,6 +229,28 @@ class SearchTest(tf.test.TestCase):
                 want = np.zeros(9)
                 want[kept] = row[kept] / row[kept].sum()
                 self.assertAllClose(result, want, atol=1e-5)
+
+    def test_sentences_that_have_ended_are_walked_no_more(self):
+        random = seeds(self)
+        limits = [random.randint(1, 12) for _ in range(23)]
+        endless = random_model(random, len(limits), max(limits), size=7)
+        endless.table = tf.where(tf.range(7) == EOS, -1e9, endless.table)
+        walked = []
+
+        class Counting(MarkovModel):
+            def step(self, ids, state, memory, time):
+                walked.append(int(tf.shape(ids)[0]))
+                return super().step(ids, state, memory, time)
+
+        model = Counting(endless.table)
+        for feedback in (GreedyFeedBack(BOS, EOS, tf.constant(limits)), BeamFeedBack(BOS, EOS, tf.constant(limits), 3)):
+            walked.clear()
+            found = dynamic_decode(model, feedback, *model.start(feedback.width))  # eagerly
+            self.assertAllEqual(found.lengths[:, 0], limits)
+            growing = [sum(limit >= time for limit in limits) for time in range(max(limits) + 1)]
+            self.assertLen(walked, len(growing))
+            for rows, needed in zip(walked, growing):
+                self.assertBetween(needed, rows * 7 // 8 + 1, rows)  # no more than an eighth for nothing
 
 
 class LimitTest(tf.test.TestCase):
