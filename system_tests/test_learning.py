@@ -129,6 +129,11 @@ class CharacterTest(Learning, unittest.TestCase):
                 'data.trg_vocab.kind=characters')  # fmt: skip
 
 
+class SubwordsToCharactersTest(Learning, unittest.TestCase):
+    settings = (*RNN_TRAINING, 'model.embedding_size=32', *rnn('encoder'), *RNN_DECODER, 'data.src_vocab.kind=unigram',
+                'data.src_vocab.size=40', 'data.trg_vocab.kind=characters', 'decode.length_ratio=12.0')  # fmt: skip
+
+
 class TaggingTest(unittest.TestCase):
     def test_a_small_model_tags_sentences_it_has_not_seen(self):
         """What `config_word2pos` makes of the demo's English in a few minutes."""

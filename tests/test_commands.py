@@ -332,6 +332,41 @@ class CommandTest(unittest.TestCase):
                 self.assertIn(name, out)
 
 
+class SubwordsToCharactersTest(unittest.TestCase):
+    def test_trained_moved_translated_and_scored(self):
+        random, words = seeds(self), ['ab', 'cde', 'fa', 'bedc', 'hgh']
+        with tempfile.TemporaryDirectory() as folder:
+            config = write_task(os.path.join(folder, 'data'), 'reverse', random, words)
+            trained, moved, result = (os.path.join(folder, name) for name in ('trained', 'moved', 'out.jsonl'))
+            sets = {'data.src_vocab.kind': 'unigram', 'data.src_vocab.size': 24, 'data.trg_vocab.kind': 'characters',
+                    'data.cache_dir': folder, 'train.learning_rate': 0.01, 'train.max_steps': 60,
+                    'decode.length_ratio': 12.0, 'seed': random.randrange(1000)}  # fmt: skip
+            settings = [f'--set={name}={value}' for name, value in sets.items()]
+            code, out, err = run_tool(nmt_train.main, '--config=config_toy', f'--config_file={config}',
+                                      f'--model_dir={trained}', *settings)  # fmt: skip
+            self.assertEqual(code, 0, err)
+            os.rename(trained, moved)
+            shutil.rmtree(os.path.join(folder, 'data'))
+            source = os.path.join(folder, 'x.src')
+            with open(source, 'w') as file:
+                file.write('cde ab\nfa hgh bedc ab\n')
+            code, _, err = run_tool(nmt_infer.main, f'--model_dir={moved}', f'--test_src={source}', '--beam_size=2',
+                                    f'--output_file={result}', '--format=jsonl')  # fmt: skip
+            self.assertEqual(code, 0, err)
+            with open(result) as file:
+                found = [json.loads(line) for line in file]
+            for line in found:
+                self.assertTrue(line['tokens'])
+                self.assertTrue(all(len(token) == 1 for token in line['tokens']), line['tokens'])
+                self.assertEqual(line['translation'], ''.join(line['tokens']))
+            code, out, err = run_tool(
+                score.main, f'--hypothesis={result}', f'--test_src={source}', f'--model_dir={moved}'
+            )
+            self.assertEqual(code, 0, err)
+            for line, scored in zip(found, out.splitlines()):
+                self.assertAlmostEqual(line['score'], float(scored), delta=1e-4)
+
+
 class ConfigTest(unittest.TestCase):
     def test_every_example_survives_json_and_lists_its_origins(self):
         import config_example
