@@ -62,10 +62,14 @@ class Seq2Seq(tf.Module):
             flat = tf.cast(flat, tf.float32) + rows.bias
             some = tf.reshape(flat, [-1, features.shape[1], tf.shape(rows.kernel)[0]])
             return tf.where(allowed[:, tf.newaxis], some, float('-inf'))
+        product, bias = self.output_parts(features)
+        return tf.cast(product, tf.float32) if bias is None else tf.cast(product, tf.float32) + bias
+
+    def output_parts(self, features):
+        """Logits before they are widened, and the float32 bias that is to be added then, or None."""
         if not self.tie_output:
-            return tf.cast(self.output(features), tf.float32)
-        table = tf.cast(self.trg_embedding.table, features.dtype)
-        return tf.cast(matmul(features, table, transposed=True), tf.float32) + self.output_bias
+            return self.output(features), None
+        return matmul(features, tf.cast(self.trg_embedding.table, features.dtype), transposed=True), self.output_bias
 
     def output_rows(self, tokens):
         """What `logits` needs for `[U]` int32 tokens alone; made once a batch."""
@@ -105,8 +109,9 @@ class Seq2Seq(tf.Module):
         encoded = self.encode(batch.src_ids, batch.src_mask, seed)
         fed = self.inputs(batch.trg_ids) if mix is None else mix(self, encoded, batch)
         features, _ = self.read(encoded, fed, batch.trg_mask, seed)
-        logits = self.logits(tf.boolean_mask(features, batch.trg_mask))
-        smoothed, nll = cross_entropy(logits, tf.boolean_mask(batch.trg_ids, batch.trg_mask), self.label_smoothing)
+        logits, bias = self.output_parts(tf.boolean_mask(features, batch.trg_mask))
+        targets = tf.boolean_mask(batch.trg_ids, batch.trg_mask)
+        smoothed, nll = cross_entropy(logits, targets, self.label_smoothing, bias)
         return LossParts(
             loss=tf.reduce_sum(smoothed),
             nll=tf.reduce_sum(nll),

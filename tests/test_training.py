@@ -192,6 +192,22 @@ class UpdateTest(tf.test.TestCase):
             self.assertAllClose(smoothed, -(want * log_probs).sum(-1), rtol=1e-5, atol=1e-5)
             self.assertAllClose(tape.gradient(smoothed, x), np.exp(log_probs) - want, atol=1e-5)
 
+    def test_cross_entropy_adds_a_bias_and_has_its_gradient(self):
+        targets = self.random.integers(0, 9, 700).astype('int32')
+        logits, bias = self.random.normal(size=[700, 9]), tf.constant(self.random.normal(size=9), tf.float32)
+        for dtype, off in ((tf.float32, 1e-5), (tf.bfloat16, 1e-2)):
+            x = tf.constant(logits, dtype)
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch([x, bias])
+                together, _ = cross_entropy(x, targets, 0.1, bias)
+                apart, _ = cross_entropy(tf.cast(x, tf.float32) + bias, targets, 0.1)
+            self.assertAllClose(together, apart, rtol=1e-6)
+            d_x, d_bias = tape.gradient(together, [x, bias])
+            want, want_bias = tape.gradient(apart, [x, bias])
+            self.assertEqual((d_x.dtype, d_bias.dtype), (dtype, tf.float32))
+            self.assertAllClose(tf.cast(d_x, tf.float32), tf.cast(want, tf.float32), atol=off)
+            self.assertAllClose(d_bias, want_bias, rtol=off, atol=700 * off / 50)
+
 
 if __name__ == '__main__':
     tf.test.main()
