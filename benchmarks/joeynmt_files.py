@@ -27,7 +27,9 @@ def write_training(folder, vocab, config):
         batches[-1].append(pair)
         if longest * len(batches[-1]) >= BATCH:  # where the peer ends a batch, too
             batches.append([])
+    *batches, rest = batches  # the last one is not full: in the middle it would shift all that follow
     random.Random(1).shuffle(batches)
+    batches.append(rest)
     for name, side in (('en', 0), ('de', 1)):
         write_lines(os.path.join(folder, f'train.{name}'), (pair[side] for batch in batches for pair in batch))
         write_lines(os.path.join(folder, f'dev.{name}'), [pairs[0][side]])  # wanted and never read
