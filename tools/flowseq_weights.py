@@ -84,11 +84,12 @@ def load_embeddings(model, weights):
     if model.trg_embedding is model.src_embedding:
         tables = [(model.src_embedding, tables[0][1] + tables[1][1])]
     for embedding, names in tables:
+        table = weights[names[0]]
         for name in names[1:]:
-            if not np.array_equal(weights[name], weights[names[0]]):
+            if not np.array_equal(weights[name], table):
                 raise UserError(f'{weights.source}: {name} is not the same as {names[0]}, though by its configuration '
                                 'they are one table.')  # fmt: skip
-        weights.put(embedding.table, weights[names[0]], names[0])
+        weights.put(embedding.table, table, names[0])
 
 
 def load_encoder(encoder, weights, prefix):
