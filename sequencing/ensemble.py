@@ -25,9 +25,9 @@ class Ensemble(tf.Module):
         self.models = list(models)
         self.bos_id, self.eos_id = self.models[0].bos_id, self.models[0].eos_id
 
-    def score(self, batch, options=None, seed=None):
+    def score(self, batch, options=None, seed=None, sources=None):
         """As `Seq2Seq.score`."""
-        tokens = log_mean([model.score(batch)[1] for model in self.models])
+        tokens = log_mean([model.score(batch, sources=sources)[1] for model in self.models])
         tokens = tf.where(batch.trg_mask, tokens, 0.0)
         return tf.reduce_sum(tokens, axis=1), tokens
 

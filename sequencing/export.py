@@ -226,10 +226,10 @@ class GraphVocab(tf.Module):
             tokens = tf.strings.unicode_split(bare, 'UTF-8')
         return tokens.with_values(self.table.lookup(tokens.values)).to_tensor(self.vocab.pad_id)
 
-    def decode(self, ids, lengths):
-        """Ids `[B, T]` and lengths `[B]` to lines `[B]` string."""
+    def decode(self, ids, lengths, keep_pad=False):
+        """Ids `[B, T]` and lengths `[B]` to lines `[B]` string; `keep_pad` as in `Vocab.decode`."""
         vocab = self.vocab
-        silent = [i for i in (vocab.pad_id, vocab.bos_id, vocab.eos_id) if i is not None]
+        silent = [i for i in (None if keep_pad else vocab.pad_id, vocab.bos_id, vocab.eos_id) if i is not None]
         said = tf.reduce_all(ids[:, :, tf.newaxis] != tf.constant(silent), axis=2)
         shown = tf.logical_and(said, tf.sequence_mask(lengths, tf.shape(ids)[1]))
         tokens = tf.ragged.boolean_mask(tf.gather(tf.constant(vocab.tokens), ids), shown)

@@ -49,7 +49,7 @@ class LengthPredictor(tf.Module):
         return (2 * self.reach - 1) // self.unit + 2
 
     def expressible(self, src_lengths, trg_lengths):
-        """The nearest lengths that can be told, `[B]` int32, multiples of the unit within reach of the source."""
+        """The nearest lengths that `predict` can give, `[B]` int32; 0 stays where it is within reach of the source."""
         unit, reach = self.unit, self.reach
         raised = -(-tf.maximum(trg_lengths, src_lengths - reach) // unit) * unit
         return tf.minimum(raised, src_lengths + reach) // unit * unit
@@ -126,12 +126,21 @@ class LogisticLength(LengthPredictor):
         nll = -self.log_probs(context, (trg_lengths - src_lengths)[:, tf.newaxis], seed)[:, 0]
         return nll, nll
 
+    def expressible(self, src_lengths, trg_lengths):
+        """As `LengthPredictor.expressible`; what is told is rounded up, and so may lie beyond the reach."""
+        ends = [self._rounded(src_lengths + reach) for reach in (-self.reach, self.reach)]
+        return tf.clip_by_value(self._rounded(trg_lengths), *ends)
+
+    def _rounded(self, lengths):
+        """Up to a positive multiple of the unit."""
+        return tf.maximum(-(-lengths // self.unit), 1) * self.unit
+
     def distribution(self, context, src_lengths):
         """Lengths `[B, 2 R + 1]`, rounded up to multiples of the unit, and the log-probabilities of their differences.
         Of the differences that round to one length, the likeliest stands for it and the others have -inf."""
         differences = tf.broadcast_to(self.differences(), [tf.shape(src_lengths)[0], 2 * self.reach + 1])
         log_probs = self.log_probs(context, differences)
-        lengths = tf.maximum(-(-(src_lengths[:, tf.newaxis] + differences) // self.unit), 1) * self.unit
+        lengths = self._rounded(src_lengths[:, tf.newaxis] + differences)
         same = lengths[:, :, tf.newaxis] == lengths[:, tf.newaxis, :]  # [B, K, K]
         rivals = tf.where(same, log_probs[:, tf.newaxis, :], -math.inf)
         likeliest = tf.argmax(rivals, axis=2, output_type=tf.int32) == self.differences() + self.reach

@@ -53,14 +53,14 @@ def outputs_of(found, row, vocab, most, src_length=0):
     Returns:
       a list of `Output`.
     """
-    outputs = []
+    outputs, is_flow = [], hasattr(found, 'spans')
     for place in range(min(most, found.ids.shape[1])):
         if not np.isfinite(found.scores[row, place]) and outputs:
             break
         length = int(found.lengths[row, place])
         ids = found.ids[row, place, :length]
         output = Output(
-            translation=vocab.decode(ids),
+            translation=vocab.decode(ids, keep_pad=is_flow),  # a token like others there, with `any_token`
             tokens=vocab.pieces(ids),
             length=length,
             score=float(found.scores[row, place]),
@@ -68,7 +68,7 @@ def outputs_of(found, row, vocab, most, src_length=0):
             output_truncated=bool(found.truncated[row, place]),
             attention=found.attention[row, place, :length, :src_length] if src_length else None,
         )
-        if hasattr(found, 'spans'):  # a flow model's
+        if is_flow:
             told = float(found.length_log_probs[row, place]), int(found.spans[row, place])
             output = output._replace(length_log_prob=told[0], span=told[1], sample=int(found.numbers[row, place]))
         outputs.append(output)
@@ -118,6 +118,14 @@ def pad(rows, pad_id):
     ids = np.full(mask.shape, pad_id, np.int32)
     ids[mask] = np.concatenate(rows)
     return ids, mask
+
+
+def different(rows):
+    """The different ones in a list of id arrays, and which of them each is, `[n]` int32."""
+    keys = [row.tobytes() for row in rows]
+    kept = dict(zip(keys, rows))
+    places = {key: place for place, key in enumerate(kept)}
+    return list(kept.values()), np.array([places[key] for key in keys], np.int32)
 
 
 def batches_by_length(items, lengths, batch_tokens):

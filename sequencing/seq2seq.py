@@ -119,10 +119,14 @@ class Seq2Seq(tf.Module):
             sentences=tf.reduce_sum(tf.cast(tf.reduce_any(batch.trg_mask, axis=1), tf.float32)),
         )
 
-    def score(self, batch, options=None, seed=None):
+    def score(self, batch, options=None, seed=None, sources=None):
         """log p(y | x) of each pair, `[B]` float32 in nats, EOS included, and of each token, `[B, T]`, 0 on padding;
-        whatever the `DecodeOptions` and their seed."""
-        features, _ = self.features(batch)
+        whatever the `DecodeOptions` and their seed. Where targets share sources, each of these is read once: `sources`,
+        `[B]` int32, says which one of the batch a target has; None for one each."""
+        encoded = self.encode(batch.src_ids, batch.src_mask)
+        if sources is not None:
+            encoded = tf.nest.map_structure(lambda x: tf.gather(x, sources), encoded)
+        features, _ = self.read(encoded, self.inputs(batch.trg_ids), batch.trg_mask)
         nll = tf.nn.sparse_softmax_cross_entropy_with_logits(batch.trg_ids, self.logits(features))
         tokens = tf.where(batch.trg_mask, -nll, 0.0)
         return tf.reduce_sum(tokens, axis=1), tokens

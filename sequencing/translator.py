@@ -21,7 +21,7 @@ from sequencing.cli import note
 from sequencing.decode_options import options_for
 from sequencing.errors import UserError
 from sequencing.layers import store_for_decoding
-from sequencing.line_batches import Translation, batches_by_length, blank, outputs_of, pad, slow, windows
+from sequencing.line_batches import Translation, batches_by_length, blank, different, outputs_of, pad, slow, windows
 from sequencing.model_folder import checkpoint_path, read_config, restore_weights
 from sequencing.structures import AllowedTokens, Batch
 from sequencing.training import BATCH_SIGNATURE, exchange_with_averages
@@ -111,7 +111,7 @@ class Translator:
         options = options_for(self.model, self.config, **options)
         rescorer = self._rescorer(options)
         if rescorer is not None:
-            texts = [t if isinstance(t, str) else self.trg_vocab.decode(self._ids_of(t)) for t in targets]
+            texts = [t if isinstance(t, str) else self._text_of(t) for t in targets]
             return rescorer.score(sources, texts, batch_tokens=options.batch_tokens)
         scores, cut, beyond_reach = self.scores_and_cuts(sources, targets, options, spans, samples)
         if any(cut):
@@ -139,14 +139,20 @@ class Translator:
         lengths = [max(len(s), len(t)) for s, t in zip(src, trg)]
         most = options.batch_tokens // (options.iw_k if options.decode == 'iw' else 1)
         for batch in batches_by_length(asked, lengths, most):
-            src_ids, src_mask = pad([src[i] for i in batch], self.src_vocab.pad_id)
+            rows, places = [src[i] for i in batch], np.arange(len(batch), dtype=np.int32)
+            if not self.is_flow:  # candidates of one source, which is then read once
+                rows, places = different(rows)
+            src_ids, src_mask = pad(rows, self.src_vocab.pad_id)
             trg_ids, trg_mask = pad([trg[i] for i in batch], self.trg_vocab.pad_id)
             arrays = src_ids, src_mask, trg_ids, trg_mask, np.array(batch, np.int64)
-            found, more = self._scorer(options)(np.int32(options.seed), samples[batch], *arrays)
+            found, more = self._scorer(options)(np.int32(options.seed), samples[batch], places, *arrays)
             for i, score in zip(batch, found.numpy()):
                 scores[i] = float(score)
             beyond_reach += int(np.isneginf(more).sum()) if self.is_flow else 0
         return scores, cut, beyond_reach
+
+    def _text_of(self, pieces):
+        return self.trg_vocab.decode(self._ids_of(pieces), keep_pad=self.is_flow)
 
     def _ids_of(self, pieces):
         ids = self.trg_vocab.ids_of(pieces)
@@ -168,11 +174,11 @@ class Translator:
         key = (options.decode, options.iw_k, options.tau) if self.is_flow else ()  # all that it depends on
         if key not in self._scorers:
 
-            def score(seed, samples, *batch):
-                noise = (seed, samples) if self.is_flow else ()
-                return self.model.score(Batch(*batch), options, *noise)
+            def score(seed, samples, places, *batch):
+                known = dict(seed=seed, numbers=samples) if self.is_flow else dict(sources=places)
+                return self.model.score(Batch(*batch), options, **known)
 
-            signature = [tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32), *BATCH_SIGNATURE]
+            signature = [tf.TensorSpec([], tf.int32), *[tf.TensorSpec([None], tf.int32)] * 2, *BATCH_SIGNATURE]
             self._scorers[key] = tf.function(score, input_signature=signature, autograph=False)
         return self._scorers[key]
 

@@ -98,9 +98,9 @@ class Vocab:
         flat = [get(token, unknown) for tokens in cuts for token in tokens]
         return np.array(flat, np.int32), lengths
 
-    def decode(self, ids):
-        """Raw text of `[n]` ids; PAD, BOS and EOS are left out."""
-        return self.join(self.pieces(i for i in ids if i not in self._silent))
+    def decode(self, ids, keep_pad=False):
+        """Raw text of `[n]` ids; BOS and EOS are left out, and PAD unless `keep_pad`."""
+        return self.join(self.pieces(i for i in ids if i not in self._silent or keep_pad and i == self.pad_id))
 
     def join(self, pieces):
         """Raw text of tokens."""
@@ -236,8 +236,8 @@ class SentencePieceVocab(Vocab):
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
         return np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(lengths.sum())), lengths
 
-    def decode(self, ids):
-        """As `Vocab.decode`; unknown tokens show as U+2047."""
+    def decode(self, ids, keep_pad=False):
+        """As `Vocab.decode`; unknown tokens show as U+2047, PAD as nothing in any case."""
         return self._processor.decode([int(i) for i in ids if i not in self._silent]).strip()
 
     def content_key(self):

@@ -222,6 +222,10 @@ class GraphVocabTest(tf.test.TestCase):
             lengths = [len(ids) for ids in want]
             texts = [text.decode() for text in inside.decode(tf.constant(got), tf.constant(lengths)).numpy()]
             self.assertEqual(texts, [vocab.decode(ids) for ids in want])
+            padded = [[vocab.pad_id, *ids[:1], vocab.eos_id, vocab.pad_id] for ids in want if len(ids)]
+            for keep_pad in (False, True):
+                texts = inside.decode(tf.constant(padded), tf.fill([len(padded)], 4), keep_pad).numpy()
+                self.assertEqual([x.decode() for x in texts], [vocab.decode(ids, keep_pad) for ids in padded])
 
 
 if __name__ == '__main__':

@@ -44,25 +44,30 @@ class LayersTest(FlowTestCase):
         tf.random.set_seed(self.random.randrange(2**31))
 
     def check(self, layer, depth, unit=1, most=5, source=True, atol=1e-8):
+        """On 2 to 4 sentences of up to `unit` * 2 steps, or 3, ..., or `most`."""
         disturb(layer, self.random, 0.2)
-        mask = lengths_and_mask(self.random, 3, unit, most)
-        x = random_normal(self.random, [3, unit * most, depth])
-        self.check_layer(layer, x, mask, make_memory(self.random, 3, SOURCE) if source else None, atol)
+        batch, units = self.random.randint(2, 4), self.random.randint(2, most)
+        mask = lengths_and_mask(self.random, batch, unit, units)
+        x = random_normal(self.random, [batch, unit * units, depth])
+        self.check_layer(layer, x, mask, make_memory(self.random, batch, SOURCE) if source else None, atol)
 
     def test_actnorm(self):
-        self.check(ActNorm(3), 3, source=False)
+        depth = self.random.randint(1, 5)
+        self.check(ActNorm(depth), depth, source=False)
 
     def test_invertible_linear(self):
         for parametrisation in ('plain', 'lu'):
-            with self.subTest(parametrisation):
-                self.check(InvertibleLinear(5, parametrisation), 5, source=False)
+            depth = self.random.randint(2, 6)
+            with self.subTest(parametrisation, depth=depth):
+                self.check(InvertibleLinear(depth, parametrisation), depth, source=False)
 
     def test_multi_head_linear(self):
         for kind in 'ab':
-            for depth, parametrisation in ((5, 'plain'), (24, 'lu'), (24, 'plain')):
+            for depths, parametrisation in (((3, 5, 7), 'plain'), ((16, 24), 'lu'), ((24, 48), 'plain')):
+                depth = self.random.choice(depths)  # one head; one of 16 or three of 8; three of 8 or of 16
                 with self.subTest(kind=kind, depth=depth):
                     layer = MultiHeadLinear(depth, kind, parametrisation)
-                    self.check(layer, depth, most=2, source=False)
+                    self.check(layer, depth, most=3, source=False)
 
     def test_lu_starts_orthogonal_and_stays_regular(self):
         layer = InvertibleLinear(6, 'lu')
@@ -73,43 +78,56 @@ class LayersTest(FlowTestCase):
 
     def test_transforms_in_couplings(self):
         for name, transform in TRANSFORMS.items():
-            with self.subTest(name):
-                split = FeatureSplit(5, 'up')
-                self.check(Coupling(split, transform, self_attention(split, transform)), 5, most=3, atol=1e-7)
+            depth = self.random.randint(4, 7)
+            with self.subTest(name, depth=depth):
+                split = FeatureSplit(depth, 'up')
+                self.check(Coupling(split, transform, self_attention(split, transform)), depth, most=3, atol=1e-7)
 
     def test_splits(self):
-        splits = [TimeSplit(2, order) for order in ('up', 'down')]
-        splits += [FeatureSplit(7, order, factor) for order, factor in (('down', 2), ('up', 3))]
-        splits += [FeatureSplit(4, order, interleaved=True) for order in ('up', 'down')]
+        sizes = [self.random.randint(2, 4), self.random.randint(5, 7), 2 * self.random.randint(2, 3)]
+        splits = [TimeSplit(sizes[0], order) for order in ('up', 'down')]
+        splits += [FeatureSplit(sizes[1], order, factor) for order, factor in (('down', 2), ('up', 3))]
+        splits += [FeatureSplit(sizes[2], order, interleaved=True) for order in ('up', 'down')]
         for split in splits:
             with self.subTest(split=type(split).__name__, order=split.order, changed=split.changed_size):
                 in_time = isinstance(split, TimeSplit)
                 depth = split.changed_size + (0 if in_time else split.condition_size)
                 layer = Coupling(split, AFFINE, self_attention(split, AFFINE))
-                # lengths need not be even, only T
-                self.check(layer, depth, most=4 if in_time else 3)
+                if in_time:  # lengths need not be even, only T
+                    mask = tf.sequence_mask([self.random.randint(1, 4), 4], 4)
+                    x = random_normal(self.random, [2, 4, depth])
+                    disturb(layer, self.random, 0.2)
+                    self.check_layer(layer, x, mask, make_memory(self.random, 2, SOURCE))
+                else:
+                    self.check(layer, depth, most=3)
 
     def test_conditioners(self):
-        split = FeatureSplit(6, 'down', 3)
+        depth = 3 * self.random.randint(2, 3)
+        split = FeatureSplit(depth, 'down', 3)
         sizes = split.condition_size, SOURCE, 2 * split.changed_size, 4
         nets = {f'recurrent {cell}': RecurrentConditioner(*sizes, cell) for cell in ('lstm', 'gru', 'rnn')}
         nets['convolution'] = ConvConditioner(*sizes, kernel_size=3)
         nets['wide convolution'] = ConvConditioner(*sizes, kernel_size=5)
         nets['positions attend'] = self_attention(split, AFFINE, 'attend', heads=2)
         for name, net in nets.items():
-            with self.subTest(name):
-                self.check(Coupling(split, AFFINE, net), 6, most=3)
+            with self.subTest(name, depth=depth):
+                self.check(Coupling(split, AFFINE, net), depth, most=3)
 
     def test_gaussian(self):
-        self.check(build_gaussian_prior(6, SOURCE, 5, heads=2), 6, most=3)
+        depth = 2 * self.random.randint(2, 4)
+        self.check(build_gaussian_prior(depth, SOURCE, 5, heads=2), depth, most=3)
 
     def test_stack(self):
         flow = build_flow(8, SOURCE, (0, 1), (4,), hidden_size=5, heads=2)
-        self.check(flow, 8, unit=2, most=2, atol=1e-7)
+        self.check(flow, 8, unit=2, most=3, atol=1e-7)
+
+    def test_recurrent_additive_stack_of_three_levels(self):
+        flow = build_flow(8, SOURCE, (0, 0, 0), (2, 2), hidden_size=4, coupling='recurrent', transform='additive')
+        self.check(flow, 8, unit=4, most=2)
 
     def test_stack_of_other_parts(self):
         flow = build_flow(4, SOURCE, (1, 0), (2,), hidden_size=4, coupling='conv', transform='nlsq', linear='lu')
-        self.check(flow, 4, unit=2, most=2, atol=1e-6)
+        self.check(flow, 4, unit=2, most=3, atol=1e-6)
 
     def test_channels_of_levels(self):
         flow = build_flow(12, SOURCE, (1, 0, 0), (3, 2), hidden_size=4, coupling='conv')
@@ -162,6 +180,22 @@ class FoldedTest(tf.test.TestCase):
                     got, log_det = getattr(folded, name)(x, mask, prepared)
                     self.assertAllClose(got, want, 1e-3, 1e-3)
                     self.assertAllClose(log_det, want_log_det, 1e-3, 1e-3)
+
+    def test_padding_is_not_looked_at_and_comes_out_zero(self):
+        flow = build_flow(8, SOURCE, (0, 1), (2,), hidden_size=5, heads=2)
+        disturb(flow, self.random, 0.1)
+        folded = flow.folded(tf.float32)
+        mask = lengths_and_mask(self.random, 3, 2, 3)
+        real = mask[:, :, tf.newaxis]
+        x, memory = random_normal(self.random, [3, 6, 8], tf.float32), make_memory(self.random, 3, SOURCE, tf.float32)
+        loud_source = tf.where(memory.mask[:, :, tf.newaxis], memory.outputs, 1e3)
+        for name in ('forward_and_log_det', 'inverse_and_log_det'):
+            direction = getattr(folded, name)
+            want, want_log_det = direction(tf.where(real, x, 0.0), mask, folded.prepare(memory.outputs, memory.mask))
+            got, log_det = direction(tf.where(real, x, 1e3), mask, folded.prepare(loud_source, memory.mask))
+            self.assertAllClose(got, want, 1e-5, 1e-5)
+            self.assertAllClose(log_det, want_log_det, 1e-5, 1e-5)
+            self.assertAllEqual(tf.where(real, 0.0, got), tf.zeros_like(got))
 
     def test_bfloat16_stays_close(self):
         flow = build_flow(16, SOURCE, (0, 0), (2,), hidden_size=5, heads=2)

@@ -22,7 +22,6 @@ from sequencing.flow_config import (
     LogisticLengthConfig,
 )
 from sequencing.flowseq import FULL, RECONSTRUCTION
-from sequencing.length_predictors import LogisticLength, SoftmaxLength
 from sequencing.options import ConfigError, check
 from tests.flow_support import random_batch, random_normal, tiny_flow_model
 from tests.support import seeds
@@ -43,6 +42,7 @@ SIMPLE = dict(
     share_embeddings=True,
 )
 MODELS = {'transformer': {}, 'recurrent': RECURRENT, 'simple': SIMPLE}
+THREE_LEVELS = dict(prior=FlowPriorConfig(steps=(0, 0, 0), factors=(2, 2), hidden_size=6, heads=2))
 
 
 class FlowModelCase(tf.test.TestCase):
@@ -51,7 +51,7 @@ class FlowModelCase(tf.test.TestCase):
         self.random = seeds(self)
 
     def model(self, name='transformer', **train):
-        return tiny_flow_model(self.random, MODELS[name], train)
+        return tiny_flow_model(self.random, {**MODELS, 'three levels': THREE_LEVELS}[name], train)
 
     def translate(self, model, batch, **options):
         limits = tf.fill(tf.shape(batch.src_ids)[:1], 100)
@@ -265,18 +265,60 @@ class DecodingTest(FlowModelCase):
         self.assertAllClose(density, other, 1e-4, 1e-4)
 
     def test_the_bound_rises_with_more_samples(self):
-        """In expectation (Burda et al., 2016): mean over many noises, within a few standard errors."""
-        model, _, vocab = self.model()
-        batch = random_batch(self.random, vocab, batch=2)
-        source = model.encode(batch.src_ids, batch.src_mask)
-        rows = Rows(batch.trg_mask)
-        draws = random_normal(self.random, [2, 512, rows.time, 8], tf.float32)
-        weights = flowseq_decoding.importance_weights(model, source, batch.trg_ids, rows, draws)
-        bounds = []
-        for count in (1, 4, 32):
-            groups = tf.reshape(weights, [2, -1, count])
-            bounds.append(tf.reduce_logsumexp(groups, axis=2).numpy().mean(axis=1) - math.log(count))
-        self.assertTrue((bounds[0] < bounds[1]).all() and (bounds[1] < bounds[2]).all(), bounds)
+        """In expectation (Burda et al., 2016): means of what is reported for many pairs, of other noise each time."""
+        model, _, vocab = self.model('simple')
+        batch, repeats = random_batch(self.random, vocab, batch=24, unit=3, trg_units=2), 10
+        first, means = self.random.randrange(2**20), []
+        for k in (1, 4, 16):
+            score = self.scorer(model, batch, DecodeOptions(decode='iw', iw_k=k))
+            scores = []
+            for _ in range(repeats):  # no seed serves twice
+                first += 1
+                scores.append(score(first)[0].numpy())
+            self.assertGreater(np.std(scores, axis=0).min(), 0.0)  # each seed has noise of its own
+            means.append((np.mean(scores), np.sqrt(np.var(scores, axis=0, ddof=1).sum() / repeats) / 24))
+        for (less, less_error), (more, more_error) in zip(means, means[1:]):
+            self.assertGreater(more - less, 4 * math.hypot(less_error, more_error), means)
+
+    def scorer(self, model, batch, options):
+        """Scores and log p(T | x) of a batch by its seed, traced once."""
+
+        def score(seed):
+            return flowseq_decoding.score(model, *batch[:4], options, seed)
+
+        score = tf.function(score, input_signature=[tf.TensorSpec([], tf.int32)], autograph=False)
+        return lambda seed: score(np.int32(seed))
+
+    def test_the_bound_is_the_log_mean_of_the_weights(self):
+        """By hand, in NumPy where there is no network: log mean exp of the weights, and log p(T | x)."""
+        for name in ('transformer', 'recurrent', 'simple'):
+            model, config, vocab = self.model(name)
+            unit = config.model.length_unit
+            batch = random_batch(self.random, vocab, batch=3, unit=unit, trg_units=6 // unit)
+            k, seed = 5, self.random.randrange(2**20)
+            got, got_lengths = flowseq_decoding.score(model, *batch[:4], DecodeOptions(decode='iw', iw_k=k), seed)
+            for i in range(3):
+                s, t = [int(mask[i].numpy().sum()) for mask in (batch.src_mask, batch.trg_mask)]
+                src, trg = batch.src_ids[i : i + 1, :s], batch.trg_ids[i : i + 1, :t]
+                ones, rows = tf.ones([1, s], tf.bool), Rows(tf.ones([1, t], tf.bool))
+                source = model.encode(src, ones)
+                mean, log_variance = [x.numpy().astype(float) for x in model.posterior_ends(trg, rows, source)]
+                key = noise.mix(noise.source_hash(src, ones), noise.source_hash(trg, rows.mask))
+                weights = []
+                for draws in model.latent_noise([seed, 0], key, k, t)[0].numpy().astype(float):
+                    z = mean + np.exp(0.5 * log_variance) * draws
+                    log_q = -0.5 * np.sum(draws**2 + math.log(2 * math.pi) + log_variance)
+                    latent = tf.constant(z, tf.float32)
+                    base, log_det = model.prior.forward_and_log_det(latent[tf.newaxis], rows.mask, source.for_prior())
+                    log_p = float(log_det[0]) - 0.5 * np.sum(base.numpy().astype(float) ** 2 + math.log(2 * math.pi))
+                    logits = model.logits(latent, rows, source).numpy().astype(float)
+                    tokens = logits[np.arange(t), trg[0].numpy()] - np.logaddexp.reduce(logits, axis=1)
+                    weights.append(log_p + tokens.sum() - log_q)
+                lengths, log_probs = model.length_predictor.distribution(source.context, source.lengths)
+                told = log_probs.numpy()[lengths.numpy() == t]
+                length = told.max() if told.size else -math.inf
+                self.assertAllClose(got_lengths[i], length, 1e-5, 1e-5)
+                self.assertAllClose(got[i], math.log(np.mean(np.exp(weights))) + length, 1e-4, 1e-4)
 
     def test_importance_weights_share_the_source(self):
         model, _, vocab = self.model('recurrent')
@@ -303,19 +345,34 @@ class DecodingTest(FlowModelCase):
             self.assertEqual(set(found.spans[i, : 2 * len(possible)].numpy()), set(possible))
 
     def test_sources_nobody_expects(self):
-        model, _, vocab = self.model()
-        for ids in ([[vocab.eos_id]], [[5] * 300 + [vocab.eos_id]], [[vocab.unk_id, vocab.eos_id]]):
-            src = tf.constant(ids)
-            for decode in flowseq_decoding.MODES:
-                options = DecodeOptions(decode=decode, nlen=2, ntr=2, tau=0.5)
-                found = model.translate(src, tf.ones_like(src, tf.bool), tf.constant([9]), options)
-                self.assertTrue(np.isfinite(found.scores[:, 0]).all())
-                self.assertLessEqual(int(found.lengths[0, 0]), 9)
-                self.assertEqual(bool(found.truncated[0, 0]), int(found.lengths[0, 0]) == 9 and len(ids[0]) > 9)
-        empty = model.translate(
-            tf.zeros([1, 0], tf.int32), tf.zeros([1, 0], tf.bool), tf.constant([9]), DecodeOptions(decode='argmax')
-        )
-        self.assertTrue(np.isfinite(empty.scores).all())
+        """Of one token, unknown, very long, empty; with more lengths asked for than there are; nothing ends early."""
+        for name in ('transformer', 'recurrent', 'simple', 'three levels'):
+            model, _, vocab = self.model(name)
+            model.output.bias.assign(tf.tensor_scatter_nd_update(model.output.bias, [[vocab.eos_id]], [-50.0]))
+            predictor, longest = model.length_predictor, 60 if name == 'recurrent' else 280
+            sources = [[vocab.eos_id], [5] * longest + [vocab.eos_id], [vocab.unk_id, vocab.eos_id], []]
+            lengths = tf.constant([len(ids) for ids in sources])
+            src, unit = tf.ragged.constant(sources, tf.int32).to_tensor(vocab.pad_id), predictor.unit
+            told = []
+            for ids in sources:
+                lengths_told = [len(ids) + d for d in range(-5, 6)]
+                if name == 'recurrent':  # whose length predictor rounds up
+                    lengths_told = [max(unit, math.ceil(n / unit) * unit) for n in lengths_told]
+                told.append({n for n in lengths_told if n > 0 and n % unit == 0})
+            for decode in flowseq_decoding.MODES if name == 'transformer' else ('argmax', 'sample', 'iw'):
+                with self.subTest(model=name, decode=decode):
+                    options = DecodeOptions(decode=decode, nlen=99, ntr=1, tau=0.5, iw_k=2)
+                    found = model.translate(src, tf.sequence_mask(lengths), tf.fill([4], 9), options)
+                    self.assertTrue(np.isfinite(found.scores[:, 0]).all())
+                    self.assertAllEqual(found.lengths[:, 0], tf.minimum(found.spans[:, 0], 9))
+                    self.assertAllEqual(found.truncated[:, 0], found.spans[:, 0] > 9)
+                    for i, possible in enumerate(told):
+                        count = int(np.isfinite(found.scores[i]).sum())
+                        self.assertEqual(count, 1 if decode == 'argmax' else len(possible))
+                        self.assertLessEqual(set(found.spans[i, :count].numpy()), possible)
+            empty = [tf.zeros([1, 0], kind) for kind in (tf.int32, tf.bool)]
+            found = model.translate(*empty, tf.constant([9]), DecodeOptions(decode='argmax'))
+            self.assertTrue(np.isfinite(found.scores).all())
 
     def test_pad_and_unknown_are_never_chosen_unless_asked_and_bos_never_at_all(self):
         model, _, vocab = self.model()
@@ -331,67 +388,6 @@ class DecodingTest(FlowModelCase):
         model.bos_id = None  # as in imported vocabularies: id 2 is a token like others
         found = self.translate(model, batch, decode='argmax')
         self.assertAllEqual(found.ids[0, 0, : found.lengths[0, 0]], [2] * int(found.spans[0, 0]))
-
-
-class LengthTest(tf.test.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.random = seeds(self)
-        tf.random.set_seed(self.random.randrange(2**31))
-        self.context = random_normal(self.random, [5, 6])
-        self.src = np.array([1, 2, 5, 9, 14], np.int32)
-
-    def test_softmax_against_a_loop(self):
-        reach, unit, smoothing = 7, 3, 0.2
-        predictor = SoftmaxLength(6, reach, unit, label_smoothing=smoothing)
-        logits = predictor.raw(self.context).numpy()
-        trg = np.array([30, 3, 1, 6, 3], np.int32)
-        smoothed, plain = predictor.loss(self.context, tf.constant(self.src), tf.constant(trg))
-        lengths, log_probs = predictor.predict(self.context, tf.constant(self.src), 2)
-        for i, source in enumerate(self.src.tolist()):
-            classes = {
-                source + k - reach: logits[i, k] for k in range(2 * reach + 1) if (source + k - reach) % unit == 0
-            }
-            total = np.logaddexp.reduce(list(classes.values()))
-            target = math.ceil(max(int(trg[i]), source - reach) / unit) * unit
-            target = min(target, source + reach) // unit * unit
-            nll = total - classes[target]
-            self.assertAllClose(plain[i], nll, 1e-6, 1e-6)
-            mean = np.mean([total - value for value in classes.values()])
-            self.assertAllClose(smoothed[i], (1 - smoothing) * nll + smoothing * mean, 1e-6, 1e-6)
-            best = sorted(((value - total, n) for n, value in classes.items() if n > 0), reverse=True)[:2]
-            self.assertAllEqual(lengths[i], [n for _, n in best])
-            self.assertAllClose(log_probs[i], [value for value, _ in best], 1e-6, 1e-6)
-
-    def test_logistic_is_a_distribution_of_differences(self):
-        predictor = LogisticLength(6, 7, 2, mixtures=3)
-        for scale in (1.0, 6.0):
-            predictor.output.kernel.assign(scale * random_normal(self.random, [6, 9], tf.float32))
-            all_differences = tf.tile(tf.range(-7, 8)[tf.newaxis], [5, 1])
-            log_probs = predictor.log_probs(self.context, all_differences)
-            self.assertAllClose(tf.reduce_logsumexp(log_probs, axis=1), np.zeros(5), atol=2e-3)
-
-    def test_logistic_against_a_loop(self):
-        reach, unit = 6, 4
-        predictor = LogisticLength(6, reach, unit, mixtures=2)
-        raw = predictor.raw(self.context).numpy()
-        lengths, log_probs = predictor.predict(self.context, tf.constant(self.src), 2)
-        for i, source in enumerate(self.src.tolist()):
-            weights, means, scales = np.split(raw[i], 3)
-            weights = np.exp(weights) / np.exp(weights).sum()
-            best = {}
-            for difference in range(-reach, reach + 1):
-                below, above = [
-                    1 / (1 + np.exp(-(difference / reach + shift - means) / np.exp(scales)))
-                    for shift in (-0.5 / reach, 0.5 / reach)
-                ]
-                below = below if difference > -reach else 0.0
-                above = above if difference < reach else 1.0
-                length = max(unit, math.ceil((source + difference) / unit) * unit)
-                best[length] = max(best.get(length, 0.0), float(np.sum(weights * (above - below))))
-            ranked = sorted(best.items(), key=lambda item: -item[1])[:2]
-            self.assertAllEqual(lengths[i], [length for length, _ in ranked])
-            self.assertAllClose(log_probs[i], [math.log(p) for _, p in ranked], 1e-4, 1e-4)
 
 
 class PartsTest(tf.test.TestCase):

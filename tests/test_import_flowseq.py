@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import tempfile
 import unittest
 import zipfile
@@ -55,6 +56,62 @@ class TorchFileTest(unittest.TestCase):
             self.write(whole[:length])
             with self.assertRaisesRegex(UserError, 'cannot be read as a file of torch.save'):
                 read_torch_file(self.path)
+
+    def archive(self, entries, compression=zipfile.ZIP_STORED):
+        """A zip archive of a dict of names and contents, and where the content of its first entry starts."""
+        whole = io.BytesIO()
+        with zipfile.ZipFile(whole, 'w', compression) as file:
+            for name, content in entries.items():
+                file.writestr(name, content)
+            first = file.infolist()[0]
+        return bytearray(whole.getvalue()), first.header_offset + 30 + len(first.filename)
+
+    def entries(self):
+        """What LEGACY holds, as the entries of the format since 1.6."""
+        whole = base64.b64decode(LEGACY)
+        starts = [found.start() for found in re.finditer(b'\x80\x02', whole)]  # of magic, version, sizes, tensors, keys
+        keys = re.findall(rb'\d{14}', whole[starts[4] :])
+        first, second = whole[-34:-10], whole[-2:]
+        return {'model/data.pkl': whole[starts[3] : starts[4]], f'model/data/{keys[0].decode()}': first,
+                f'model/data/{keys[1].decode()}': second}  # fmt: skip
+
+    def test_zip_archives_of_something_else_or_damaged(self):
+        def refused(content, told):
+            self.write(bytes(content))
+            with self.assertRaisesRegex(UserError, f'model.pt cannot be read as a file of torch.save: .*{told}'):
+                read_torch_file(self.path)
+
+        entries = self.entries()
+        whole, _ = self.archive(entries)
+        self.write(bytes(whole))
+        np.testing.assert_array_equal(read_torch_file(self.path)['core']['a'], np.arange(6.0).reshape(2, 3).T)
+        for other in ({'notes.txt': 'nothing of torch'}, {'model/version': '3'}, {'model/data_pkl': 'x'}):
+            refused(self.archive(other)[0], 'a zip archive without data.pkl')
+        for length in (2, 40, len(whole) // 2, len(whole) - 1):
+            refused(whole[:length], 'not a zip file')
+        refused(self.archive({'model/data.pkl': entries['model/data.pkl']})[0], 'no item named .*model/data/')
+        for compression, told in ((zipfile.ZIP_STORED, 'Bad CRC-32'), (zipfile.ZIP_DEFLATED, 'decompressing')):
+            content, start = self.archive(entries, compression)
+            content[start] |= 6  # of what is deflated: a block of a type that there is not
+            refused(content, told)
+        refused(self.archive({'model/data.pkl': b'\x80\x02K\x01K\x02a.'})[0], 'append')  # to a number
+        refused(self.archive({'model/data.pkl': entries['model/data.pkl'][:-9]})[0], '')
+        short = {name: content[:-1] for name, content in entries.items() if name != 'model/data.pkl'}
+        refused(self.archive({**entries, **short})[0], '')
+
+    def test_whatever_bit_is_wrong_the_message_is_ours(self):
+        random, told = seeds(self), []
+        archives = [self.archive(self.entries(), kind)[0] for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+        for content in [base64.b64decode(LEGACY), *archives] * 60:
+            content = bytearray(content)
+            content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+            self.write(bytes(content))
+            try:
+                read_torch_file(self.path)
+            except UserError as error:  # unless the bit tells nothing, or a number that could be another
+                told.append(str(error))
+        self.assertTrue(told)
+        self.assertEqual([message for message in told if 'model.pt' not in message], [])
 
     def test_nothing_in_a_file_runs(self):
         canary = self.path + '.ran'

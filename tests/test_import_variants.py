@@ -22,14 +22,14 @@ from tests.support import seeds
 from tools import import_flowseq
 from tools.flowseq_weights import Weights, load_coupling, load_flowseq
 
-TOKENS, D, H, REACH, HIDDEN = 11, 24, 10, 6, 4  # D is the width of latents, HIDDEN of couplings
+TOKENS, D, H, REACH, HIDDEN = 11, 24, 10, 6, 4  # TOKENS of the target, D the width of latents, HIDDEN of couplings
 GATES = {'LSTM': 4, 'GRU': 3, 'RNN': 1}
 TRANSFORMER = dict(type='transformer', num_layers=2, heads=2)
 SOFTMAX = dict(type='diff_softmax', diff_range=REACH)
 FLOW = dict(num_steps=[1, 0], factors=[2], hidden_features=HIDDEN)  # 24 channels are 3 heads of 8
 VARIANTS = {
     'attention': dict(
-        encoder=TRANSFORMER, posterior=TRANSFORMER, decoder=TRANSFORMER, length=SOFTMAX, tied=True,
+        encoder=TRANSFORMER, posterior=TRANSFORMER, decoder=TRANSFORMER, length=SOFTMAX, shared=True, tied=True,
         flow=dict(FLOW, factors=[3], coupling_type='self_attn', heads=2, pos_enc='attn'),
     ),
     'attention, positions added': dict(
@@ -38,13 +38,13 @@ VARIANTS = {
                   transform='additive'),
     ),
     'recurrent': dict(
-        embed=6, encoder=dict(type='rnn', rnn_mode='GRU', num_layers=2),
+        embed=6, src_tokens=16, encoder=dict(type='rnn', rnn_mode='GRU', num_layers=2),
         posterior=dict(type='rnn', num_layers=2, use_attn=True),
         decoder=dict(type='rnn', rnn_mode='RNN', num_layers=2), length=dict(type='diff_logistic', diff_range=9, nmix=3),
         flow=dict(FLOW, coupling_type='rnn', rnn_mode='LSTM'),
     ),
     'shifted': dict(
-        embed=6, encoder=dict(type='rnn', rnn_mode='RNN', num_layers=1),
+        embed=6, src_tokens=13, encoder=dict(type='rnn', rnn_mode='RNN', num_layers=1),
         posterior=dict(type='shift_rnn', rnn_mode='GRU', num_layers=1, use_attn=False),
         decoder=dict(type='rnn', rnn_mode='GRU', num_layers=1, bidirectional=False), length=SOFTMAX,
         flow=dict(FLOW, num_steps=[0, 1], coupling_type='rnn', rnn_mode='GRU', transform='nlsq'),
@@ -60,12 +60,22 @@ VARIANTS = {
         length=dict(type='diff_logistic', diff_range=7, nmix=1),
         flow=dict(num_steps=[0, 0], factors=[2], hidden_features=None, coupling_type='rnn', rnn_mode='RNN'),
     ),
+    'a table for both sides, another for the output': dict(
+        embed=10, shared=True, encoder=dict(type='rnn', rnn_mode='GRU', num_layers=1),
+        posterior=dict(type='rnn', rnn_mode='GRU', num_layers=1, use_attn=False), decoder=dict(type='simple'),
+        length=SOFTMAX, flow=dict(FLOW, num_steps=[0, 0], coupling_type='rnn', rnn_mode='GRU'),
+    ),
+    'a table for each side, the output tied': dict(
+        src_tokens=12, tied=True, encoder=dict(type='rnn', rnn_mode='GRU', num_layers=1),
+        posterior=dict(type='rnn', rnn_mode='GRU', num_layers=1, use_attn=False), decoder=dict(type='simple'),
+        length=SOFTMAX, flow=dict(FLOW, num_steps=[0, 0], coupling_type='self_attn', heads=1, pos_enc='add'),
+    ),
 }  # fmt: skip
 
 
 def configuration(variant):
     return dict(
-        embed_dim=variant.get('embed', D), latent_dim=D, hidden_size=H, share_embed=variant.get('tied', False),
+        embed_dim=variant.get('embed', D), latent_dim=D, hidden_size=H, share_embed=variant.get('shared', False),
         tie_weights=variant.get('tied', False), src='xx', tgt='yy', encoder=variant['encoder'],
         posterior=variant['posterior'], decoder=variant['decoder'],
         prior=dict(type='normal', length_predictor=variant['length'], flow=variant['flow']),
@@ -115,16 +125,19 @@ class Published:
                                     f'bias_hh{ending}': [gates * half]})  # fmt: skip
 
     def model(self, variant):
-        for name in ('encoder.', 'encoder.core.', 'posterior.tgt_', 'posterior.core.tgt_'):
+        for name in ('encoder.', 'encoder.core.'):
+            self.add(f'{name}embed.', weight=[variant.get('src_tokens', TOKENS) + 3, self.embed])
+        for name in ('posterior.tgt_', 'posterior.core.tgt_'):
             self.add(f'{name}embed.', weight=[TOKENS + 3, self.embed])
         self.linear('decoder.readout.', TOKENS + 3, D)
         self.encoder(variant['encoder'])
         self.posterior(variant['posterior'])
         self.decoder(variant['decoder'])
         length, prefix = variant['length'], 'prior._length_predictor.'
-        for i in range(2 if length is SOFTMAX else 1):
+        softmax = length['type'] == 'diff_softmax'
+        for i in range(2 if softmax else 1):
             self.linear(f'{prefix}ctx_proj.{2 * i}.', D, D)
-        self.linear(f'{prefix}diff.', 2 * REACH + 1 if length is SOFTMAX else 3 * length['nmix'], D)
+        self.linear(f'{prefix}diff.', 2 * length['diff_range'] + 1 if softmax else 3 * length['nmix'], D)
         size, flow = D, variant['flow']
         for i, steps in enumerate(flow['num_steps']):
             last = i == len(flow['factors'])
@@ -211,30 +224,40 @@ class Published:
         return self.weight_norm(f'{prefix}linear.linear.', outputs, inputs + hidden)
 
 
+def random_arrays(variant, random):
+    """A state dict with random weights, by `random`, a generator of NumPy."""
+    arrays = {name: 0.2 * random.normal(size=shape) for name, shape in Published(variant).shapes.items()}
+    for name in arrays:
+        if name + '_inv' in arrays:  # a flow's matrix is to be far from singular
+            arrays[name] = np.linalg.qr(arrays[name])[0] * 1.1
+        elif name.endswith('layer_norm.weight'):
+            arrays[name] += 1.0
+    source, target = 'encoder.embed.weight', 'posterior.tgt_embed.weight'
+    if variant.get('shared'):
+        arrays[target] = arrays[source]
+    if variant.get('tied'):
+        arrays['decoder.readout.weight'] = arrays[target]
+    arrays['encoder.core.embed.weight'] = arrays[source]
+    arrays['posterior.core.tgt_embed.weight'] = arrays[target]
+    arrays['decoder.pos_enc._float_tensor'] = np.full([1], np.nan)
+    return arrays
+
+
 class VariantsTest(tf.test.TestCase):
     def setUp(self):
         super().setUp()
         self.random = np.random.default_rng(seeds(self).randrange(2**31))
 
     def arrays(self, variant):
-        arrays = {name: 0.2 * self.random.normal(size=shape) for name, shape in Published(variant).shapes.items()}
-        for name in arrays:
-            if name + '_inv' in arrays:  # a flow's matrix is to be far from singular
-                arrays[name] = np.linalg.qr(arrays[name])[0] * 1.1
-            elif name.endswith('layer_norm.weight'):
-                arrays[name] += 1.0
-        source, target = 'encoder.embed.weight', 'posterior.tgt_embed.weight'
-        if variant.get('tied'):
-            arrays[target] = arrays['decoder.readout.weight'] = arrays[source]
-        arrays['encoder.core.embed.weight'] = arrays[source]
-        arrays['posterior.core.tgt_embed.weight'] = arrays[target]
-        arrays['decoder.pos_enc._float_tensor'] = np.full([1], np.nan)
-        return arrays
+        return random_arrays(variant, self.random)
 
     def build(self, variant):
-        vocab = Vocab(['<pad>', '<unk>', '<eos>'] + [f'w{i}' for i in range(TOKENS)])
-        config = import_flowseq.config_of(configuration(variant), 'config.json', joint=True)
-        model = build_model(config, vocab, vocab)
+        vocabs = [
+            Vocab(['<pad>', '<unk>', '<eos>'] + [f'w{i}' for i in range(tokens)])
+            for tokens in (variant.get('src_tokens', TOKENS), TOKENS)
+        ]
+        joint = vocabs[0].tokens == vocabs[1].tokens
+        model = build_model(import_flowseq.config_of(configuration(variant), 'config.json', joint), *vocabs)
         for variable in model.trainable_variables:
             variable.assign(tf.fill(variable.shape, np.nan))
         return model
@@ -305,6 +328,21 @@ class VariantsTest(tf.test.TestCase):
             load_flowseq(model, Weights({**arrays, name.replace('bias', 'weight'): np.zeros([3, 2])}))
         with self.assertRaisesRegex(UserError, 'no place for: decoder.extra'):
             load_flowseq(model, Weights({**arrays, 'decoder.extra': np.zeros([1])}))
+
+    def test_tables_that_are_one_only_by_the_configuration_are_refused(self):
+        for name, wrong in (
+            ('a table for both sides, another for the output', 'posterior.tgt_embed.weight'),
+            ('a table for both sides, another for the output', 'posterior.core.tgt_embed.weight'),
+            ('a table for each side, the output tied', 'encoder.core.embed.weight'),
+            ('a table for each side, the output tied', 'posterior.core.tgt_embed.weight'),
+            ('a table for each side, the output tied', 'decoder.readout.weight'),
+        ):
+            with self.subTest(name, wrong=wrong):
+                arrays = self.arrays(VARIANTS[name])
+                arrays[wrong] = arrays[wrong] + np.eye(*arrays[wrong].shape)
+                told = f'{wrong} is not (the same as|tied to) .*configuration'
+                with self.assertRaisesRegex(UserError, told):
+                    load_flowseq(self.build(VARIANTS[name]), Weights(arrays))
 
     def test_the_last_layer_of_a_convolution_has_its_true_width(self):
         """Published: built for 2 * hidden units and given inputs + hidden, so it runs where the two are the same."""

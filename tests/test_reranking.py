@@ -10,8 +10,9 @@ from sequencing.decode_options import MBR_SAMPLES, options_for
 from sequencing.errors import UserError
 from sequencing.line_batches import Output
 from sequencing.reranking import bleu_table, chrf_table, distinct, mean_utilities
+from sequencing.translator import join
 from tests.families import WORDS, make_translator
-from tests.support import seeds
+from tests.support import seeds, untraced
 
 
 def mean_utility_by_hand(text, texts, metric):
@@ -91,6 +92,21 @@ class SampledTest(tf.test.TestCase):
             self.assertEqual(got.outputs[0].translation, want.outputs[0].translation)
             self.assertNear(got.outputs[0].rank_score, want.outputs[0].rank_score, 1e-6)
             self.assertNear(want.outputs[0].score, score, 1e-5 * max(1, abs(score)))
+
+    @untraced()
+    def test_a_source_is_read_once_for_all_its_candidates(self):
+        sources = [self.lines[0], self.lines[1], self.lines[0], self.lines[0], self.lines[1], '']
+        targets = [' '.join(self.random.choices(WORDS, k=self.random.randint(1, 6))) for _ in sources]
+        for family in ('rnn', 'transformer', 'conv', 'ava'):
+            translator = make_translator(family, self.random.randrange(1000), sharpen=2.0)
+            alone = [translator.score([s], [t])[0] for s, t in zip(sources, targets)]
+            read, encode = [], translator.model.encode
+            translator.model.encode = lambda ids, *rest: read.append(len(ids)) or encode(ids, *rest)
+            got = translator.score(sources, targets)
+            self.assertEqual(read, [len(set(sources))], family)
+            self.assertAllClose(got, alone, 1e-4, 1e-4)
+        joined = join(['one', 'two'], [translator, translator])
+        self.assertAllClose(joined.score(sources, targets), alone, 1e-4, 1e-4)
 
     def test_options(self):
         model, config = self.translator.model, self.translator.config

@@ -218,6 +218,14 @@ class SubwordsTest(unittest.TestCase):
         self.assertEqual(vocab.decode(vocab.encode('neu@@ es Haus')), 'neues Haus')
         self.assertEqual(vocab.decode(vocab.encode('Haus neu@@ bau@@')), 'Haus neubau')
 
+    def test_padding_within_text_is_kept_where_asked(self):
+        for tokens, text in ((['neu@@', 'es'], 'neu<pad> es'), (['\u2581neu', 'es'], 'neu<pad>es'),
+                             (['neu', 'es'], 'neu <pad> es')):  # fmt: skip
+            vocab = Vocab(tokens)
+            ids = [2, 4, 0, 5, 3]
+            self.assertEqual(vocab.decode(ids, keep_pad=True), text)
+            self.assertEqual(vocab.decode(ids), vocab.decode([4, 5]))
+
     def test_pieces_are_glued(self):
         vocab = Vocab(['\u2581neu', 'es', '\u2581Haus', '\u2581'])
         self.assertEqual(vocab.subword, 'spm')

@@ -137,7 +137,7 @@ def build(translator, options):
 
         def text(lines):
             found = exported.ids(exported.src_vocab.encode(lines))
-            translations = exported.trg_vocab.decode(found['ids'], found['lengths'])
+            translations = exported.trg_vocab.decode(found['ids'], found['lengths'], keep_pad=translator.is_flow)
             return {'translations': translations, 'scores': found['scores']}
 
         exported.text = function(text, lines=tf.TensorSpec([None], tf.string, 'lines'))

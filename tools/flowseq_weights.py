@@ -59,12 +59,7 @@ def load_flowseq(model, weights):
     Raises:
       UserError: an array is missing, left over, or has another shape.
     """
-    for ours, names in (
-        (model.src_embedding, ('encoder.embed.weight', 'encoder.core.embed.weight')),
-        (model.trg_embedding, ('posterior.tgt_embed.weight', 'posterior.core.tgt_embed.weight')),
-    ):
-        for name in names:
-            weights.put(ours.table, weights[name], name)
+    load_embeddings(model, weights)
     if model.output.embedding is not None:
         if not np.array_equal(weights['decoder.readout.weight'], weights['posterior.tgt_embed.weight']):
             raise UserError(f'{weights.source}: decoder.readout.weight is not tied to posterior.tgt_embed.weight, '
@@ -78,6 +73,23 @@ def load_flowseq(model, weights):
     load_length_predictor(model.length_predictor, weights, 'prior._length_predictor.')
     load_flow(model.prior, weights, 'prior.flow.')
     weights.check_all_used()
+
+
+def load_embeddings(model, weights):
+    """One table or two, each of which a checkpoint holds under several names."""
+    tables = [
+        (model.src_embedding, ['encoder.embed.weight', 'encoder.core.embed.weight']),
+        (model.trg_embedding, ['posterior.tgt_embed.weight', 'posterior.core.tgt_embed.weight']),
+    ]
+    if model.trg_embedding is model.src_embedding:
+        tables = [(model.src_embedding, tables[0][1] + tables[1][1])]
+    for embedding, names in tables:
+        table = weights[names[0]]
+        for name in names[1:]:
+            if not np.array_equal(weights[name], table):
+                raise UserError(f'{weights.source}: {name} is not the same as {names[0]}, though by its configuration '
+                                'they are one table.')  # fmt: skip
+        weights.put(embedding.table, table, names[0])
 
 
 def load_encoder(encoder, weights, prefix):

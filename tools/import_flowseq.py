@@ -106,25 +106,29 @@ def config_of(theirs, source, joint, any_token=False):
         return _get(theirs, name, source)
 
     tokens = VocabConfig(kind='list')
+    model = FlowSeqConfig(
+        embedding_size=get('embed_dim'), latent_size=get('latent_dim'), hidden_size=get('hidden_size'),
+        share_embeddings=theirs.get('share_embed', False), tie_output=theirs.get('tie_weights', False),
+        encoder=_encoder(get('encoder'), f'{source}: encoder'),
+        posterior=_posterior(get('posterior'), f'{source}: posterior'),
+        decoder=_decoder(get('decoder'), f'{source}: decoder'),
+        length=_length(_get(get('prior'), 'length_predictor', source), f'{source}: length_predictor'),
+        prior=_prior(_get(get('prior'), 'flow', source), f'{source}: flow'), any_token=any_token,
+    )  # fmt: skip
+    # There, nothing but the length predictor limits an output: of S tokens, EOS not among them, it tells up to
+    # S + 1 + reach, rounded up to the unit. The limit here, ratio * S + 20, is to be no less for any S.
+    ratio = float(max(2, model.length.reach + model.length_unit - 19))
     return Config(
         data=DataConfig(
             src_lang=get('src'), trg_lang=get('tgt'), src_vocab=tokens, trg_vocab=tokens, joint_vocab=joint,
             max_src_length=theirs.get('max_src_length', 100), max_trg_length=theirs.get('max_tgt_length', 100),
         ),
-        model=FlowSeqConfig(
-            embedding_size=get('embed_dim'), latent_size=get('latent_dim'), hidden_size=get('hidden_size'),
-            share_embeddings=theirs.get('share_embed', False), tie_output=theirs.get('tie_weights', False),
-            encoder=_encoder(get('encoder'), f'{source}: encoder'),
-            posterior=_posterior(get('posterior'), f'{source}: posterior'),
-            decoder=_decoder(get('decoder'), f'{source}: decoder'),
-            length=_length(_get(get('prior'), 'length_predictor', source), f'{source}: length_predictor'),
-            prior=_prior(_get(get('prior'), 'flow', source), f'{source}: flow'), any_token=any_token,
-        ),
+        model=model,
         train=TrainConfig(
             label_smoothing=float(get('decoder').get('label_smoothing', 0.0)),
             flow=FlowTrainConfig(init_over_padding=True),
         ),
-        decode=DecodeConfig(mode='argmax', validation_mode='argmax'),
+        decode=DecodeConfig(mode='argmax', validation_mode='argmax', length_ratio=ratio),
     )  # fmt: skip
 
 

@@ -59,15 +59,17 @@ def read_torch_file(path):
       UserError: not a PyTorch file, cut short, or one that holds more than weights.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return _read_zip(archive)
         with open(path, 'rb') as file:
-            return _read_legacy(file)
-    except (OSError, EOFError, KeyError, IndexError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f'{path} cannot be read as a file of torch.save: {error}') from error
+            if file.read(2) != b'PK':
+                file.seek(0)
+                return _read_legacy(file)
+        with zipfile.ZipFile(path) as archive:
+            return _read_zip(archive)
     except _Refused as error:
         raise UserError(f'{path} holds more than weights: {error}. Save state_dict() alone.') from error
+    except Exception as error:  # a damaged byte may end in any error: of the archive, of inflating, of the description
+        reason = str(error) or type(error).__name__
+        raise UserError(f'{path} cannot be read as a file of torch.save: {reason}') from error
 
 
 class _Refused(Exception):
@@ -75,7 +77,9 @@ class _Refused(Exception):
 
 
 def _read_zip(archive):
-    program = next(name for name in archive.namelist() if name.endswith('/data.pkl'))
+    program = next((name for name in archive.namelist() if name.endswith('/data.pkl')), None)
+    if program is None:
+        raise ValueError('it is a zip archive without data.pkl, so something else')
     folder = program[: -len('data.pkl')]
     described = _interpret(io.BytesIO(archive.read(program)))
     byteorder = folder + 'byteorder'
