@@ -76,8 +76,8 @@ def define(values):
     flags.DEFINE_string('model_dir', '', 'trained model of ours with whose weights both decode', **own)
     flags.DEFINE_list('cases', list(UNITS), 'what is measured', **own)
     flags.DEFINE_list('precisions', list(PRECISIONS), 'of ours', **own)
-    flags.DEFINE_integer('rounds', 1, 'times that each side is measured', lower_bound=1, **own)
-    flags.DEFINE_float('minutes', 3, 'of training on each side, after the first updates', lower_bound=0.1, **own)
+    flags.DEFINE_integer('rounds', 3, 'times that each side is measured', lower_bound=1, **own)
+    flags.DEFINE_float('minutes', 1, 'of training on each side, after the first updates', lower_bound=0.1, **own)
     flags.DEFINE_integer('sentences', 0, 'first ones of the test set; 0 for all', lower_bound=0, **own)
     flags.DEFINE_integer('peer_batch', 64, 'sentences that the peer decodes together', lower_bound=1, **own)
     flags.DEFINE_integer('threads', 1, 'of either side', lower_bound=1, **own)
@@ -165,6 +165,8 @@ def training_rate(trainer, pattern, minutes, environment):
     with subprocess.Popen(trainer, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True) as process:  # fmt: skip
         stop = threading.Timer(60 * minutes, process.send_signal, [signal.SIGINT])
+        hangs = threading.Timer(60 * minutes + 1800, process.kill)  # with nothing printed
+        hangs.start()
         for line in process.stdout:
             said.append(line)
             found = re.search(pattern, line)
@@ -172,9 +174,11 @@ def training_rate(trainer, pattern, minutes, environment):
                 if not rates:
                     stop.start()
                 rates.append(float(found[1].replace(',', '')))
+        stopped = rates and not stop.is_alive()
         stop.cancel()
-    if len(rates) < 2:
-        raise Failure(f'no rate after the first in {minutes} minutes of {" ".join(trainer)}:\n{"".join(said[-20:])}')
+        hangs.cancel()
+    if len(rates) < 2 or not stopped:
+        raise Failure(f'{" ".join(trainer)} did not train for {minutes} minutes:\n{"".join(said[-20:])}')
     return statistics.harmonic_mean(rates[1:])
 
 
@@ -236,13 +240,12 @@ def read(values, name):
 
 
 def peer(values, mode, *more):
-    return [values.peer_python, '-c', PEER, mode, path(values, f'{mode}.yaml'), *more]
+    # Isolated from our PYTHONPATH and the current folder, where `joeynmt` may be this file.
+    return [values.peer_python, '-I', '-c', PEER, mode, path(values, f'{mode}.yaml'), *more]
 
 
 def peer_environment(values):
-    """Without our PYTHONPATH, where `joeynmt` is this file."""
-    kept = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
-    return {**kept, 'OMP_NUM_THREADS': str(values.threads)}
+    return {**os.environ, 'OMP_NUM_THREADS': str(values.threads)}
 
 
 SIDES = {'prepare_train': prepare_train, 'prepare_decode': prepare_decode, 'train_ours': train_ours,

@@ -20,7 +20,7 @@ def dynamic_decode(model, feedback, state, memory):
       `feedback.finalize` of what happened.
     """
     ids, chosen = feedback.initialize()
-    if not feedback.sentences_end:
+    if not getattr(feedback, 'sentences_end', False):
         time, _, _, chosen = _walk(model, feedback, 0, tf.constant(0), ids, state, chosen, memory)
         return feedback.finalize(time, chosen)
 
@@ -70,4 +70,6 @@ def _of_any_size(x):
     """`x` whose number of sentences shape inference does not know, so that a loop lets it shrink."""
     if isinstance(x, tf.TensorArray):
         return x
+    if x.shape.rank == 0:
+        raise ValueError(f'state and memory of a search are tensors [B, ...]; one of them is a scalar: {x}')
     return tf.raw_ops.PlaceholderWithDefault(input=x, shape=[None, *x.shape[1:]])

@@ -23,7 +23,7 @@ def length_penalty(length, alpha):
 
 
 class History(NamedTuple):
-    """What was chosen, step by step; hypotheses are read off it backwards at the end."""
+    """What was chosen, step by step; those of a beam are followed backwards at the end."""
 
     ids: tf.TensorArray  # of [B, W] int32
     parents: tf.TensorArray  # of [B, W] int32, the hypothesis each choice continues; empty if all continue themselves
@@ -78,9 +78,8 @@ class SearchFeedBack:
         self.bos_id, self.eos_id = bos_id, eos_id
         self.limits, self.width, self.alpha, self.attention = limits, width, alpha, attention
         self.max_steps = tf.reduce_max(limits) + 1
-        self.places = tf.range(
-            tf.size(limits)
-        )  # where each sentence of the batch stands among those walked, if it does
+        # Where each sentence of the batch stands among those that are walked, if it does.
+        self.places = tf.range(tf.size(limits))
         # One column more, so that there is one to read at any step.
         self.prefix = None if prefix is None else tf.pad(prefix, [[0, 0], [0, 1]], constant_values=-1)
 
@@ -114,7 +113,7 @@ class SearchFeedBack:
         """Which sentences still need something, `[B]` bool."""
         return tf.reduce_any(tf.math.is_finite(state.log_probs), axis=1)
 
-    def done(self, time, state, enough=0):
+    def done(self, time, state, enough):
         """Whether no more than `enough` sentences still need something."""
         growing = tf.math.count_nonzero(self.growing(state), dtype=tf.int32)
         return tf.logical_or(time >= self.max_steps, growing <= enough)

@@ -48,8 +48,10 @@ def cross_entropy(logits, targets, label_smoothing=0.0, bias=None):
             d_logits = tf.cast(probabilities, narrow)
             if label_smoothing:
                 d_logits -= tf.cast(label_smoothing / size, narrow)
-            d = tf.cast(d, narrow)
-            d_logits = tf.tensor_scatter_nd_sub(d_logits * d[:, tf.newaxis], places, d * (1.0 - label_smoothing))
+            # What the target gets is a small difference for a learnt token: bfloat16 would make a bias of it.
+            d_chosen = (likelihood - label_smoothing / size - (1.0 - label_smoothing)) * d
+            d_logits *= tf.cast(d, narrow)[:, tf.newaxis]
+            d_logits = tf.tensor_scatter_nd_update(d_logits, places, tf.cast(d_chosen, narrow))
             d_bias = [tf.cast(column_sums(d_logits), tf.float32) for _ in bias]
             return tf.cast(d_logits, given), *d_bias
 

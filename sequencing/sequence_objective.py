@@ -60,7 +60,8 @@ def read(model, encoded, written):
     """Features `[M, T, R]` and -log p of each token, `[M, T]`, 0 on padding."""
     features, _ = model.read(encoded, model.inputs(written.ids), written.mask)
     places = tf.where(written.mask)
-    nll, _ = cross_entropy(model.logits(tf.gather_nd(features, places)), tf.gather_nd(written.ids, places))
+    logits, bias = model.output_parts(tf.gather_nd(features, places))
+    nll, _ = cross_entropy(logits, tf.gather_nd(written.ids, places), bias=bias)
     return features, tf.scatter_nd(places, nll, tf.shape(written.ids, tf.int64))
 
 

@@ -355,6 +355,7 @@ class SubwordsToCharactersTest(unittest.TestCase):
             self.assertEqual(code, 0, err)
             with open(result) as file:
                 found = [json.loads(line) for line in file]
+            self.assertEqual(len(found), 2)
             for line in found:
                 self.assertTrue(line['tokens'])
                 self.assertTrue(all(len(token) == 1 for token in line['tokens']), line['tokens'])
@@ -363,8 +364,8 @@ class SubwordsToCharactersTest(unittest.TestCase):
                 score.main, f'--hypothesis={result}', f'--test_src={source}', f'--model_dir={moved}'
             )
             self.assertEqual(code, 0, err)
-            for line, scored in zip(found, out.splitlines()):
-                self.assertAlmostEqual(line['score'], float(scored), delta=1e-4)
+            for line, scored in zip(found, out.splitlines(), strict=True):
+                self.assertAlmostEqual(line['score'], float(scored), delta=1e-5 * max(1.0, abs(line['score'])))
 
 
 class ConfigTest(unittest.TestCase):

@@ -230,6 +230,20 @@ class SearchTest(tf.test.TestCase):
                 want[kept] = row[kept] / row[kept].sum()
                 self.assertAllClose(result, want, atol=1e-5)
 
+    def test_a_sentence_without_numbers_ends_empty_and_leaves_the_others_alone(self):
+        random = seeds(self)
+        model, limits = random_model(random, batch=3, longest=6, size=5), tf.constant([4, 6, 5])
+        for make in (GreedyFeedBack, lambda *args: BeamFeedBack(*args, 2)):
+            whole = decode(model, make(BOS, EOS, limits))
+            broken = MarkovModel(tf.where(tf.range(3)[:, None, None, None] == 1, float('nan'), model.table))
+            found = decode(broken, make(BOS, EOS, limits))
+            self.assertAllEqual(found.lengths[1], tf.zeros_like(found.lengths[1]))
+            self.assertAllEqual(found.scores[1], tf.fill([found.scores.shape[1]], float('-inf')))
+            for row in (0, 2):
+                self.assertAllEqual(found.scores[row], whole.scores[row])
+                for place, length in enumerate(found.lengths[row]):
+                    self.assertAllEqual(found.ids[row, place, :length], whole.ids[row, place, :length])
+
     def test_sentences_that_have_ended_are_walked_no_more(self):
         random = seeds(self)
         limits = [random.randint(1, 12) for _ in range(23)]

@@ -8,7 +8,9 @@ stand for a tensor; whatever else a file asks for is refused. So nothing in a fi
 
 import io
 import pickletools
+import struct
 import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -67,9 +69,14 @@ def read_torch_file(path):
             return _read_zip(archive)
     except _Refused as error:
         raise UserError(f'{path} holds more than weights: {error}. Save state_dict() alone.') from error
-    except Exception as error:  # a damaged byte may end in any error: of the archive, of inflating, of the description
+    except _DAMAGED as error:
         reason = str(error) or type(error).__name__
         raise UserError(f'{path} cannot be read as a file of torch.save: {reason}') from error
+
+
+# What a damaged byte may end in: errors of the file, of the archive, of inflating, of the description of the arrays.
+_DAMAGED = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError,
+            AssertionError, struct.error, zlib.error, zipfile.BadZipFile)  # fmt: skip
 
 
 class _Refused(Exception):
