@@ -27,7 +27,6 @@ a stand-in does nothing. Its `plateau` schedule uses an argument that PyTorch ha
 
 import os
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -164,7 +163,7 @@ def training_rate(trainer, pattern, minutes, environment):
     said, rates = [], []
     with subprocess.Popen(trainer, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True) as process:  # fmt: skip
-        stop = threading.Timer(60 * minutes, process.send_signal, [signal.SIGINT])
+        stop = threading.Timer(60 * minutes, process.terminate)
         hangs = threading.Timer(60 * minutes + 1800, process.kill)  # with nothing printed
         hangs.start()
         for line in process.stdout:
