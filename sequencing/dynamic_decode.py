@@ -70,6 +70,7 @@ def _of_any_size(x):
     """`x` whose number of sentences shape inference does not know, so that a loop lets it shrink."""
     if isinstance(x, tf.TensorArray):
         return x
+    x = tf.convert_to_tensor(x)
     if x.shape.rank == 0:
         raise ValueError(f'state and memory of a search are tensors [B, ...]; one of them is a scalar: {x}')
     return tf.raw_ops.PlaceholderWithDefault(input=x, shape=[None, *x.shape[1:]])
