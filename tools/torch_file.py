@@ -7,6 +7,7 @@ stand for a tensor; whatever else a file asks for is refused. So nothing in a fi
 """
 
 import io
+import mmap
 import pickletools
 import struct
 import zipfile
@@ -63,8 +64,9 @@ def read_torch_file(path):
     try:
         with open(path, 'rb') as file:
             if file.read(2) != b'PK':
-                file.seek(0)
-                return _read_legacy(file)
+                # Mapped, because it then gives what there is, however much a damaged length asks for.
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    return _read_legacy(content)
         with zipfile.ZipFile(path) as archive:
             return _read_zip(archive)
     except _Refused as error:
