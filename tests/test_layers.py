@@ -83,6 +83,8 @@ class DropoutTest(tf.test.TestCase):
         self.assertAllEqual(found, apart)
         self.assertAllEqual(tape.gradient(found, x), tape.gradient(apart, x))
         self.assertAllEqual(dropout.of_relu(x), tf.nn.relu(x))
+        overflown = tf.tensor_scatter_nd_update(tf.cast(x, tf.float16), [[0, 0]], [-float('inf')])
+        self.assertEqual(dropout.of_relu(overflown, seed)[0, 0], 0.0)
 
     def test_seed_and_layer_decide_what_is_dropped(self):
         random = seeds(self)
@@ -132,3 +134,6 @@ class LinearTest(tf.test.TestCase):
             store_for_decoding(part, tf.float32)
         self.assertAllClose(before, (linear(x), table(tf.constant([[6, 2]]))), atol=1e-6)
         self.assertEqual(linear(tf.cast(x, tf.float32)).dtype, tf.float32)
+        kinds = {op.type for op in tf.function(linear, autograph=False).get_concrete_function(x).graph.get_operations()}
+        self.assertIn('AddV2', kinds)  # apart from the product, and with nothing kept for a gradient
+        self.assertNoCommonElements(kinds, {'BiasAdd', 'IdentityN'})
