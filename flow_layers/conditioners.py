@@ -200,5 +200,5 @@ def project_source(conditioners, rows, outputs):
         x = tf.reshape(x, [count, rows.batch, rows.time, 2, heads, width // (2 * heads)])
         x = tf.unstack(tf.transpose(x, [0, 3, 1, 4, 2, 5]), num=count)  # G times [2, B, heads, S, d]
         for (number, _, _), pair in zip(members, x):
-            projected[number] = (pair[0], pair[1])
+            projected[number] = tuple(tf.unstack(pair))  # not by slices, whose gradient is an array for each
     return projected
