@@ -24,13 +24,20 @@ class RecipeTest(unittest.TestCase):
     def test_every_recipe_survives_json_and_is_in_the_readme(self):
         with open(os.path.join(FOLDER, 'README.md')) as file:
             readme = file.read()
-        commands = set(re.findall(r'--config_file recipes/(\w+)\.py --config (\w+)', readme))
-        files = sorted(name for name in os.listdir(FOLDER) if name.endswith('.py'))
-        self.assertEqual({f'{name}.py' for name, _ in commands}, set(files))
-        for name, function in commands:
-            config, _ = load_config(function, os.path.join(FOLDER, f'{name}.py'))
-            self.assertEqual(from_dict(Config, json.loads(json.dumps(to_dict(config)))), config)
-            self.assertEqual(os.path.basename(config.data.folder), name.replace('_', '-'))
+        commands = set(re.findall(r'--config_file recipes/(\w+\.py) --config (\w+)', readme))
+        names = sorted(name for name in os.listdir(FOLDER) if name.endswith('.py'))
+        self.assertEqual({name for name, _ in commands}, set(names))
+        for name in names:
+            with open(os.path.join(FOLDER, name)) as file:
+                functions = re.findall(r'^def (config_\w+)', file.read(), re.M)
+            self.assertTrue({function for file, function in commands if file == name} <= set(functions))
+            for function in functions:
+                self.assertIn(function, readme)
+                config, _ = load_config(function, os.path.join(FOLDER, name))
+                self.assertEqual(from_dict(Config, json.loads(json.dumps(to_dict(config)))), config)
+                folder = os.path.basename(config.data.folder)
+                self.assertIn(f'DIR=$DATA/{folder}\n', readme)
+                self.assertTrue(function.startswith(f'config_{folder.replace("-", "_")}'))
         for test_set, pair in re.findall(r'sacrebleu -t (\S+) -l (\S+)', readme):
             self.assertIn(pair, DATASETS[test_set].langpairs)
 
