@@ -51,6 +51,10 @@ class Conditions:
         """What conditioners compute in; None without a source."""
         return None if self.memory is None else self.memory.outputs.dtype
 
+    def with_memory(self, memory):
+        """The same with another source."""
+        return Conditions(self.rows, memory, self.seed)
+
     def _with_mask(self, key, make_mask):
         return self.rows.kept(key, lambda: Conditions(Rows(make_mask()), self.memory, self.seed))
 

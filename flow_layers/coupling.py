@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from flow_layers.bijector import SequenceBijector
+from flow_layers.one_trace import OneTrace, structure
 
 
 class FeatureSplit:
@@ -94,23 +95,43 @@ class Coupling(SequenceBijector):
         self.split, self.transform, self.conditioner = split, transform, conditioner
 
     def forward_rows(self, x, at):
-        return self._change(self.transform.forward, x, at)
+        return self._change('forward', x, at)
 
     def inverse_rows(self, y, at):
-        return self._change(self.transform.inverse, y, at)
+        return self._change('inverse', y, at)
 
-    def _change(self, change, x, at):
+    def _change(self, direction, x, at):
         condition, condition_at, old, old_at = self.split.divide(x, at)
-        parameters = self.conditioner(condition_at.rows.only_real(condition), condition_at)
+        keys, values = self.conditioner.keys_and_values(condition_at)
+        if tf.executing_eagerly():
+            new, log_det = self._changed(direction, condition, condition_at, old, old_at, keys, values)
+        else:
+            key = direction, structure([self.transform, self.conditioner]), id(old_at)
+            trace = condition_at.rows.kept(key, lambda: self._trace(direction, condition_at, old_at))
+            new, log_det = trace(self.conditioner, condition, old, keys, values)
+        return self.split.join(condition, new, at), log_det
+
+    def _trace(self, direction, condition_at, old_at):
+        """`_changed` for all couplings like this one, under the same conditions."""
+
+        def changed(condition, old, keys, values):
+            return self._changed(direction, condition, condition_at, old, old_at, keys, values)
+
+        return OneTrace(self.conditioner, changed)
+
+    def _changed(self, direction, condition, condition_at, old, old_at, keys, values):
+        """What changes, afterwards, and the log-det `[B]`; `keys` and `values` of the source are the conditioner's."""
+        projected = condition_at.memory._replace(projected={self.conditioner.number: (keys, values)})
+        parameters = self.conditioner(condition_at.rows.only_real(condition), condition_at.with_memory(projected))
         real = _changing(condition_at, old_at)
         # Parameters 0 at padding, whatever is there: no infinity that `where` would hide but its gradient would not.
-        parameters = tf.where(real, tf.cast(parameters, x.dtype), tf.zeros([], x.dtype))
-        new, log_slope = change(old, parameters)
-        log_det = 0.0
+        parameters = tf.where(real, tf.cast(parameters, old.dtype), tf.zeros([], old.dtype))
+        new, log_slope = getattr(self.transform, direction)(old, parameters)
+        log_det = tf.zeros([], old.dtype)
         if log_slope is not None:
-            log_slope = tf.where(real, log_slope, tf.zeros([], x.dtype))
-            log_det = tf.reduce_sum(tf.reshape(log_slope, [at.rows.batch, -1]), axis=1)
-        return self.split.join(condition, tf.where(real, new, old), at), log_det
+            log_slope = tf.where(real, log_slope, tf.zeros([], old.dtype))
+            log_det = tf.reduce_sum(tf.reshape(log_slope, [old_at.rows.batch, -1]), axis=1)
+        return tf.where(real, new, old), log_det
 
     def initialise_rows(self, x, at, over_padding=False):
         condition, condition_at, _, _ = self.split.divide(x, at)

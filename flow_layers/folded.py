@@ -163,7 +163,7 @@ class FoldedFlow:
         ]
 
     def _constant(self, array, dtype):
-        return np.asarray(array, np.float32).astype(dtype.as_numpy_dtype)
+        return tf.cast(np.asarray(array, np.float32), dtype)
 
     def _pair(self, kernel, bias):
         return self._constant(kernel, self.dtype), self._constant(bias, self.dtype)
@@ -235,9 +235,20 @@ class FoldedFlow:
         return log_det
 
     def _change(self, part, condition, changed, at, changed_at, forwards):
-        ends = tf.cast(_linear(self._features(part, condition, at), part.ends), tf.float32)
+        """What changes, afterwards, and the log-det; in a graph by a function that couplings of equal sizes share."""
+        source, part = at.memory.projected[part.source], part._replace(source=None)
+
+        def change(*given):
+            return self._changed(*given, at.inside(), changed_at.inside(), forwards)
+
+        if not tf.executing_eagerly():
+            change = at.rows.kept((id(changed_at), forwards), lambda: _traced_once(change))
+        return change(part, condition, changed, source)
+
+    def _changed(self, part, condition, changed, source, at, changed_at, forwards):
+        ends = tf.cast(_linear(self._features(part, condition, source, at), part.ends), tf.float32)
         if not part.affine:
-            return (changed - ends if forwards else changed + ends), 0.0
+            return (changed - ends if forwards else changed + ends), at.shared(0.0)
         shift, raw = tf.raw_ops.Split(axis=at.shared(1), value=ends, num_split=2)
         slope = tf.exp(raw) + at.shared(1.0)  # 1 / sigmoid(-raw)
         log_det = changed_at.rows.sums(tf.math.log(slope))
@@ -245,7 +256,7 @@ class FoldedFlow:
             return changed / slope - shift, -log_det
         return (changed + shift) * slope, log_det
 
-    def _features(self, part, x, at):
+    def _features(self, part, x, source, at):
         """What the last linear reads: one decoder layer over the rows and the source, its norms unscaled."""
         dtype, heads, shared = self.dtype, part.heads, at.shared
         signal = at.positions(part.query_scale.shape[0])
@@ -259,7 +270,7 @@ class FoldedFlow:
         queries, keys, values = at.split_packed(_linear(tf.cast(x, dtype), part.packed), heads, 3)
         x = shared.normal(residual + at.found(queries, keys, values, at.key_bias(dtype)))
         queries = at.split(_linear(tf.cast(x, dtype), part.query), heads, over_source=True)
-        keys, values = at.memory.projected[part.source]
+        keys, values = source
         x = shared.normal(x * part.query_scale + at.found(queries, keys, values, at.source_bias()))
         hidden = _linear(tf.nn.relu(_linear(tf.cast(x, dtype), part.inner)), part.outer)
         return tf.cast(shared.normal(x * part.inner_scale + tf.cast(hidden, tf.float32)), dtype)
@@ -294,6 +305,10 @@ class _Place:
     def __init__(self, rows, memory, shared):
         self.rows, self.memory, self.shared = rows, memory, shared
 
+    def inside(self):
+        """The same for a function that is traced apart, which has constants of its own."""
+        return _Place(self.rows, self.memory, _Shared())
+
     def even(self):
         return self.rows.kept('even', lambda: _Place(Rows(self.rows.mask[:, ::2]), self.memory, self.shared))
 
@@ -319,14 +334,19 @@ class _Place:
 
     def split(self, x, heads, over_source=False):
         """Flat `[N, n]` to `[B, heads, T, n / heads]`, B being sources or targets."""
-        shape = self._shape('sources' if over_source else 'batch', -1, heads, x.shape[1] // heads)
-        return tf.raw_ops.Transpose(x=tf.raw_ops.Reshape(tensor=x, shape=shape), perm=self.shared([0, 2, 1, 3]))
+        sizes = 'sources' if over_source else 'batch', -1, heads, x.shape[1] // heads
+        return tf.raw_ops.Transpose(x=self._reshaped(x, *sizes), perm=self.shared([0, 2, 1, 3]))
 
     def split_packed(self, x, heads, parts):
         """Flat `[N, parts * n]` to `parts` tensors `[B, heads, T, n / heads]`."""
-        shape = self._shape('batch', -1, parts, heads, x.shape[1] // (parts * heads))
-        x = tf.raw_ops.Transpose(x=tf.raw_ops.Reshape(tensor=x, shape=shape), perm=self.shared([2, 0, 3, 1, 4]))
+        x = self._reshaped(x, 'batch', -1, parts, heads, x.shape[1] // (parts * heads))
+        x = tf.raw_ops.Transpose(x=x, perm=self.shared([2, 0, 3, 1, 4]))
         return tf.raw_ops.Unpack(value=x, num=parts, axis=0)
+
+    def _reshaped(self, x, *sizes):
+        x = tf.raw_ops.Reshape(tensor=x, shape=self._shape(*sizes))
+        x.set_shape([None, None, *sizes[2:]])  # the graph that made the shape may not be this one
+        return x
 
     def found(self, queries, keys, values, bias):
         """What attention finds, flat float32."""
@@ -336,6 +356,10 @@ class _Place:
         found = tf.raw_ops.Transpose(x=found, perm=self.shared([0, 2, 1, 3]))
         size = values.shape[1] * values.shape[3]
         return tf.cast(tf.raw_ops.Reshape(tensor=found, shape=self.shared([-1, size])), tf.float32)
+
+
+def _traced_once(change):
+    return tf.function(change, autograph=False, experimental_attributes={'_noinline': True})
 
 
 def _sizes_of(sizes, at):

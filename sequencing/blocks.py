@@ -6,6 +6,7 @@ product, and only attention folds rows back into sentences. `Rows` knows how.
 Reference: Ma et al., 2019, FlowSeq, https://arxiv.org/abs/1909.02480
 """
 
+import contextlib
 import math
 
 import tensorflow as tf
@@ -21,7 +22,7 @@ class Rows:
     """
 
     def __init__(self, mask):
-        self.mask = mask
+        self.mask = mask = tf.identity(mask)  # of the graph that is being made, if there is one
         dynamic = tf.shape(mask)
         self.batch = dynamic[0] if mask.shape[0] is None else mask.shape[0]
         self.time = dynamic[1] if mask.shape[1] is None else mask.shape[1]
@@ -29,9 +30,10 @@ class Rows:
         self._kept = {}
 
     def kept(self, key, make):
-        """`make()`, called once for each `key`."""
+        """`make()`, called once for each `key`; where the mask is, though a function within may ask."""
         if key not in self._kept:
-            self._kept[key] = make()
+            with contextlib.nullcontext() if tf.executing_eagerly() else self.mask.graph.as_default():
+                self._kept[key] = make()
         return self._kept[key]
 
     def flat(self, x):

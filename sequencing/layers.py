@@ -282,7 +282,7 @@ def salt_of(name):
 
 def salted(seed, salt):
     """A `[2]` seed that differs from `seed` by a layer's constant."""
-    return tf.bitwise.bitwise_xor(tf.cast(seed, tf.int32), tf.constant([salt, 0], tf.int32))
+    return tf.bitwise.bitwise_xor(tf.cast(seed, tf.int32), tf.stack([tf.convert_to_tensor(salt, tf.int32), 0]))
 
 
 def random_bits(shape, seed, dtype):

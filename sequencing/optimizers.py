@@ -46,32 +46,24 @@ class FusedAdam(InEveryReplica, keras.optimizers.Adam):
 
     def _numbers(self, rate):
         step = tf.cast(self.iterations.value + 1, tf.float32)
-        return rate, self.beta_1**step, self.beta_2**step, rate * (self.weight_decay or 0.0)
+        powers = {'beta1_power': self.beta_1**step, 'beta2_power': self.beta_2**step}
+        plain = {'beta1': self.beta_1, 'beta2': self.beta_2, 'epsilon': self.epsilon}
+        plain = {name: tf.constant(value, tf.float32) for name, value in plain.items()}  # not anew for each variable
+        return {'lr': rate, **powers, **plain}, rate * (self.weight_decay or 0.0)
 
     def _apply_weight_decay(self, variables):
         """Nothing: it is part of `_move`."""
 
-    def _move(self, variable, gradient, rate, beta1_power, beta2_power, decay):
+    def _move(self, variable, gradient, numbers, decay):
         if self.weight_decay and self._use_weight_decay(variable):
             tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=decay, delta=variable)
         place = self._get_variable_index(variable)
-        common = {
-            'var': variable.handle,
-            'm': self._momentums[place].value.handle,
-            'v': self._velocities[place].value.handle,
-            'beta1_power': beta1_power,
-            'beta2_power': beta2_power,
-            'lr': rate,
-            'beta1': self.beta_1,
-            'beta2': self.beta_2,
-            'epsilon': self.epsilon,
-            'grad': gradient,
-        }
+        slots = {'m': self._momentums[place].value.handle, 'v': self._velocities[place].value.handle}
         if self.amsgrad:
             vhat = self._velocity_hats[place].value.handle
-            tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=vhat, **common)
+            tf.raw_ops.ResourceApplyAdamWithAmsgrad(var=variable.handle, **slots, vhat=vhat, grad=gradient, **numbers)
         else:
-            tf.raw_ops.ResourceApplyAdam(**common)
+            tf.raw_ops.ResourceApplyAdam(var=variable.handle, **slots, grad=gradient, **numbers)
 
 
 class LearningRate(keras.optimizers.schedules.LearningRateSchedule):

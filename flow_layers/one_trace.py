@@ -1,0 +1,93 @@
+"""One trace for all couplings that differ in their weights alone.
+
+A flow has more than a hundred couplings, of a handful of shapes. Traced one by one, with their gradients, they make a
+graph of tens of thousands of operations, which takes minutes to trace and to optimise. So in a graph each kind of
+coupling is traced once, as a function that gets its weights as arguments, and is called for every coupling of the kind.
+The function is kept from being inlined: the runtime then optimises it once, too. It does the same arithmetic.
+"""
+
+import contextlib
+
+import tensorflow as tf
+
+from sequencing.layers import Dropout
+
+
+class OneTrace:
+    """Calls `function(*tensors)` through a trace that modules of equal structure share.
+
+    Args:
+      function: of tensors to tensors (nests of them), which reads the weights of a module.
+    """
+
+    def __init__(self, module, function):
+        self.module = module
+        self._run = tf.function(self._with_weights, autograph=False, experimental_attributes={'_noinline': True})
+        self.function = function
+
+    def __call__(self, module, *tensors):
+        """`function` of tensors as if it read the weights of `module`."""
+        return self._run(_tensors(module), *tensors)
+
+    def _with_weights(self, weights, *tensors):
+        with _in_place(self.module, weights):
+            return self.function(*tensors)
+
+
+def structure(value):
+    """What modules that may share a trace have in common: a hashable description of all but weights and names."""
+    if isinstance(value, tf.Variable):
+        return tuple(value.shape), value.dtype.name
+    if isinstance(value, (list, tuple)):
+        return tuple(structure(part) for part in value)
+    if isinstance(value, tf.Module):
+        attributes = sorted((name, part) for name, part in vars(value).items() if not _names(name))
+        return type(value), tuple((name, structure(part)) for name, part in attributes)
+    return value
+
+
+def _names(attribute):
+    """Whether an attribute tells modules apart that do the same."""
+    return attribute.startswith('_') or attribute in ('number', 'salt')
+
+
+def _parts(module):
+    return (module, *module.submodules)
+
+
+def _places(module):
+    """(part, attribute) of all weights, in an order that modules of equal structure share."""
+    return [
+        (part, name)
+        for part in _parts(module)
+        for name, value in sorted(vars(part).items(), key=lambda item: item[0])
+        if isinstance(value, tf.Variable)
+    ]
+
+
+def _dropouts(module):
+    return [part for part in _parts(module) if isinstance(part, Dropout) and part.rate]
+
+
+def _tensors(module):
+    """All weights, and what keys the randomness of its dropouts."""
+    weights = [tf.convert_to_tensor(getattr(part, name)) for part, name in _places(module)]
+    salts = tf.constant([part.salt for part in _dropouts(module)], tf.int32)
+    return weights, salts
+
+
+@contextlib.contextmanager
+def _in_place(module, tensors):
+    """Lets a module read tensors that `_tensors` gave of another one in place of its own."""
+    weights, salts = tensors
+    dropouts = _dropouts(module)
+    given = [(*place, weight) for place, weight in zip(_places(module), weights)]
+    given += [(part, 'salt', salt) for part, salt in zip(dropouts, tf.unstack(salts, num=len(dropouts)))]
+    own = [(part, name, getattr(part, name)) for part, name, _ in given]
+    try:
+        for part, name, value in given:
+            vars(part)[name] = value  # not by `setattr`, which keeps a record of it for checkpoints
+        yield
+    finally:
+        for part, name, value in own:
+            vars(part)[name] = value
