@@ -1,5 +1,6 @@
 """One update: losses and gradients of some batches, summed, checked, clipped, applied."""
 
+import contextlib
 import types
 
 import numpy as np
@@ -18,6 +19,7 @@ BATCH_SIGNATURE = Batch(
 
 
 FIRST_LOSS_SCALE = 2.0**15
+_MANY_OPERATIONS = 15000  # of an update: more are not worth rewriting
 _SCALE_PATIENCE = 2000  # finite updates in a row after which the loss scale doubles
 
 
@@ -111,10 +113,20 @@ class Updater(tf.Module):
         batches = [(batch,) if isinstance(batch, Batch) else tuple(batch) for batch in batches]
         votes = tf.constant(np.array(votes or StopVotes(), np.float32))
         if self.accumulate == 1:
-            return self._update(batches[0], votes)
+            return self._run(self._update, batches[0], votes)
         for i, shares in enumerate(batches):
-            self._add(shares, i)
-        return self._finish(votes)
+            self._run(self._add, shares, i)
+        return self._run(self._finish, votes)
+
+    def _run(self, function, *given):
+        """Calls a function; a deep flow's without having its graph rewritten first.
+
+        TensorFlow's rewriting (Grappler) takes the longer the larger a graph, minutes for that of a deep flow, and finds
+        little there: what is worth it is in the functions that couplings share, which are rewritten each on its own.
+        """
+        graph = function.get_concrete_function().graph  # traced before, so that those functions are
+        with as_traced() if len(graph.get_operations()) > _MANY_OPERATIONS else contextlib.nullcontext():
+            return function(*given)
 
     def gradients(self, batch, part):
         """Gradients of the summed loss as dense tensors, and the sums as the loss gives them.
@@ -213,6 +225,18 @@ class Updater(tf.Module):
         factor = tf.where(grows, 2.0, tf.where(finite, 1.0, 0.5))
         state.loss_scale.assign(tf.clip_by_value(state.loss_scale * factor, 1.0, 2.0**24))
         state.finite_in_a_row.assign(tf.where(grows, tf.zeros_like(row), row))
+
+
+@contextlib.contextmanager
+def as_traced():
+    """Functions that are called within, and were not before, run as they were traced."""
+    options = tf.config.optimizer
+    before = options.get_experimental_options().get('disable_meta_optimizer', False)
+    options.set_experimental_options({'disable_meta_optimizer': True})
+    try:
+        yield
+    finally:
+        options.set_experimental_options({'disable_meta_optimizer': before})
 
 
 def _sum_in_each_replica(shape, dtype=tf.float32):
