@@ -5,9 +5,10 @@
     python benchmarks/flow_decode.py --peer 'python time_flowseq_ref.py REF --config BASE.json --what argmax,batch,iw'
 
 Random weights, forced lengths, vocabulary 8,000: only shapes matter. Ours and the peer run in turn, each in a process
-of its own; without a peer, ours is compared with itself.
+of its own. `--precisions float32,mixed_bfloat16,numpy` times NumPy, too. Without a peer, ours is compared with itself.
 """
 
+import os
 import re
 import shlex
 import statistics
@@ -43,6 +44,8 @@ def define_sides(values, repeats):
     flags.DEFINE_integer('repeats', repeats, 'runs of a case in a process', lower_bound=1, flag_values=values)
     flags.DEFINE_integer('threads', 1, 'CPU threads', lower_bound=1, flag_values=values)
     flags.DEFINE_list('precisions', ['float32', 'mixed_bfloat16'], 'of ours', flag_values=values)
+    flags.DEFINE_enum('clock', 'wall', ['wall', 'cpu'], 'medians of time, or the least processor time, which other '
+                      'work beside it disturbs less', flag_values=values)  # fmt: skip
     flags.DEFINE_string('measure', '', 'time ours in this precision and stop', flag_values=values)
 
 
@@ -52,7 +55,7 @@ def main(argv=None):
 
 def benchmark(values):
     if values.measure:
-        return measure(values)
+        return measure_numpy(values) if values.measure == 'numpy' else measure(values)
     ours, peer = in_turn(values, __file__, f'--cases={",".join(values.cases)}')
     for case in values.cases:
         for precision, rounds in ours.items():
@@ -61,7 +64,8 @@ def benchmark(values):
             ratios = [other / own for other, own in zip(theirs, mine)]
             report(f'flow_decode/{case.replace(" ", "_")}/{"bf16" if "bf" in precision else precision}',
                    statistics.median(ratios), (min(ratios), max(ratios)), statistics.median(mine),
-                   statistics.median(theirs), 'ms', threads=values.threads, engine='TensorFlow graph',
+                   statistics.median(theirs), 'ms', threads=values.threads,
+                   engine='NumPy, float32' if precision == 'numpy' else 'TensorFlow graph',
                    model=f'FlowSeq base, vocabulary {VOCAB}')  # fmt: skip
     return 0
 
@@ -75,24 +79,24 @@ def in_turn(values, script, *more):
     ours, peer = {precision: [] for precision in values.precisions}, []
     for _ in range(values.rounds):
         if values.peer:
-            peer.append(milliseconds(shlex.split(values.peer)))
+            peer.append(milliseconds(shlex.split(values.peer), values.clock))
         for precision, found in ours.items():
             given = f'--measure={precision}', f'--threads={values.threads}', f'--repeats={values.repeats}', *more
-            found.append(milliseconds([sys.executable, script, *given]))
+            found.append(milliseconds([sys.executable, script, *given], values.clock))
     return ours, peer
 
 
-def milliseconds(command):
-    """Runs a command and returns the median of each case in its output."""
+def milliseconds(command, clock='wall'):
+    """Runs a command and returns the median of each case in its output, or with clock 'cpu' its least."""
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found = re.findall(r'^(.*?)\s+wall med\s+([\d.]+) ms', done.stdout, re.MULTILINE)
+    number = r'\s+wall med\s+([\d.]+) ms' if clock == 'wall' else r'\s+wall med.*?\s+cpu min\s+([\d.]+)'
+    found = re.findall('^(.*?)' + number, done.stdout, re.MULTILINE)
     return {name: float(number) for name, number in found}
 
 
 def measure(values):
     cli.quiet_tensorflow()
     cli.use_threads(values.threads)
-    import numpy as np
     import tensorflow as tf
 
     from sequencing.decode_options import DecodeOptions
@@ -106,24 +110,58 @@ def measure(values):
             input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.bool)],
             autograph=False,
         )
-        for mode, options in {
-            'argmax': DecodeOptions(decode='argmax'),
-            'iw': DecodeOptions(decode='iw', nlen=3, ntr=5, iw_k=4, tau=0.2),
-        }.items()
+        for mode, options in decode_options(DecodeOptions).items()
     }
-    for name in values.cases:
-        mode, sentences, length = CASES[name]
-        ids = tf.constant(np.random.default_rng(1).integers(4, VOCAB, [sentences, length]), tf.int32)
-        times = []
-        for _ in range(values.repeats + 1):
-            began = time.perf_counter()
-            functions[mode](ids, tf.ones_like(ids, tf.bool)).numpy()
-            times.append((time.perf_counter() - began) * 1e3)
-        print(f'{name:<34} wall med {statistics.median(times[1:]):8.1f} ms  min {min(times[1:]):8.1f}', flush=True)
+    run_cases(values, lambda mode, ids, mask: functions[mode](tf.constant(ids), tf.constant(mask)).numpy())
     return 0
 
 
-def base_model(precision):
+def measure_numpy(values):
+    """The same with `sequencing_np`; its threads are those of NumPy's products, which the environment tells."""
+    os.environ.update(OPENBLAS_NUM_THREADS=str(values.threads), OMP_NUM_THREADS=str(values.threads))
+    cli.quiet_tensorflow()
+    cli.use_threads(values.threads)
+    import numpy as np
+
+    from sequencing.decode_options import DecodeOptions
+    from sequencing_np.flowseq import FlowSeq
+    from sequencing_np.model_file import Weights
+    from tools.ckpt2npz import weights_of
+
+    config, vocab = base_config('float32')
+    model = FlowSeq(config, Weights(weights_of(base_model('float32', folded=False))), vocab, vocab)
+    options = decode_options(DecodeOptions)
+    run_cases(values, lambda mode, ids, mask: model.translate(ids, mask, np.full(len(ids), 1000), options[mode]))
+    return 0
+
+
+def decode_options(make):
+    """`DecodeOptions` of each mode."""
+    return {'argmax': make(decode='argmax'), 'iw': make(decode='iw', nlen=3, ntr=5, iw_k=4, tau=0.2)}
+
+
+def run_cases(values, translate):
+    """Prints the median of each case, one call left out; `translate` takes a mode, ids and their mask."""
+    import numpy as np
+
+    for name in values.cases:
+        mode, sentences, length = CASES[name]
+        ids = np.random.default_rng(1).integers(4, VOCAB, [sentences, length]).astype(np.int32)
+        times = []
+        for _ in range(values.repeats + 1):
+            began = time.perf_counter(), time.process_time()
+            translate(mode, ids, np.ones(ids.shape, bool))
+            times.append(((time.perf_counter() - began[0]) * 1e3, (time.process_time() - began[1]) * 1e3))
+        wall, cpu = zip(*times[1:])
+        show(name, wall, cpu)
+
+
+def show(name, wall, cpu):
+    """Prints a line in the form of the top of the file; both in milliseconds."""
+    print(f'{name:<34} wall med {statistics.median(wall):8.1f} ms  cpu min {min(cpu):8.1f}', flush=True)
+
+
+def base_model(precision, folded=True):
     """FlowSeq base with random weights, whose likeliest lengths are the source's, one unit more and one less."""
     import tensorflow as tf
 
@@ -135,7 +173,7 @@ def base_model(precision):
     places = [[reach], [reach + 4], [reach - 4]]
     bias = model.length_predictor.output.bias
     bias.assign(tf.tensor_scatter_nd_update(bias, places, [60.0, 50.0, 40.0]))
-    return model.for_decoding()
+    return model.for_decoding() if folded else model
 
 
 def base_config(precision):

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 
-from flow_decode import VOCAB, base_config, define_sides, in_turn
+from flow_decode import VOCAB, base_config, define_sides, in_turn, show
 from side_by_side import report
 
 from sequencing import cli
@@ -85,24 +85,29 @@ def measure(values):
     optimizer.build(model.trainable_variables)
     state = TrainingState(1, objective.parts)
     for name, phase in zip(CASES, objective.phases):
-        began = time.perf_counter()
+        began = now()
         objective.begin(phase, types.SimpleNamespace(sample=lambda *_: batch))
         update = Updater(model, optimizer, state, train, seed=1, variables=phase.variables,
                          loss=lambda *given, phase=phase: objective.loss(phase, *given))  # fmt: skip
         update([batch])
         if phase is objective.phases[-1]:
-            show(FIRST, time.perf_counter() - began)
+            show(FIRST, [since(began)[0]], [since(began)[1]])
         times = []
         for _ in range(values.repeats):
-            began = time.perf_counter()
+            lap = now()
             update([batch])
-            times.append(time.perf_counter() - began)
-        show(name, statistics.median(times))
+            times.append(since(lap))
+        show(name, *zip(*times))
     return 0
 
 
-def show(name, seconds):
-    print(f'{name:<34} wall med {seconds * 1e3:8.1f} ms', flush=True)
+def now():
+    return time.perf_counter(), time.process_time()
+
+
+def since(began):
+    """Milliseconds of time, and of the processor."""
+    return [(end - start) * 1e3 for start, end in zip(began, now())]
 
 
 if __name__ == '__main__':

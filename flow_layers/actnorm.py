@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from flow_layers.bijector import SequenceBijector
 from sequencing.blocks import statistics
+from sequencing.layers import normal
 
 
 class ActNorm(SequenceBijector):
@@ -23,7 +24,7 @@ class ActNorm(SequenceBijector):
     def __init__(self, depth, name='actnorm'):
         super().__init__(name)
         with self.name_scope:
-            self.log_scale = tf.Variable(tf.random.normal([depth], stddev=0.05), name='log_scale')
+            self.log_scale = tf.Variable(normal([depth], stddev=0.05), name='log_scale')
             self.shift = tf.Variable(tf.zeros([depth]), name='shift')
 
     def forward_rows(self, x, at):

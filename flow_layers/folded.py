@@ -8,7 +8,8 @@ What runs at inference is the executor's cost of thousands of small operations. 
   the same sizes come out of one product;
 - weight norms and matrix inverses are computed.
 
-The folded weights are NumPy arrays, so in a traced function they are constants, and kernels may keep them rearranged.
+In a graph, units of equal sizes share one trace, which gets the folded weights as arguments: a graph that held them as
+constants would be copied, weights and all, by each step of TensorFlow's rewriting.
 Padding is left to itself: no real step looks at it, and it is set to zero at the end. Both directions and their
 log-dets are those of the flow it was made from, which has self-attention couplings with affine or additive transforms.
 """
@@ -33,11 +34,11 @@ EPSILON = 1e-5  # of layer norms
 class AffineMap(NamedTuple):
     """`y = x @ matrix + shift` and its inverse, over channels."""
 
-    matrix: np.ndarray  # [D, D]
-    shift: np.ndarray  # [D]
-    inverse_matrix: np.ndarray
-    inverse_shift: np.ndarray
-    log_det: float  # log|det matrix|: of one step
+    matrix: tf.Tensor  # [D, D]
+    shift: tf.Tensor  # [D]
+    inverse_matrix: tf.Tensor
+    inverse_shift: tf.Tensor
+    log_det: tf.Tensor  # scalar, log|det matrix|: of one step
 
 
 class FoldedCoupling(NamedTuple):
@@ -50,12 +51,12 @@ class FoldedCoupling(NamedTuple):
     source: int  # place of its keys and values in the memory
     position_query: tuple  # (kernel, bias) of what positions ask, or () where they are added
     position_source: tuple  # (kernel, bias) of keys and values that positions look at
-    first_scale: np.ndarray  # [n], of the residual around self-attention; None where positions are added
+    first_scale: tf.Tensor  # [n], of the residual around self-attention; None where positions are added
     packed: tuple  # (kernel [n, 3 n], bias): queries, keys, values
     query: tuple  # (kernel, bias), of source attention
-    query_scale: np.ndarray  # [n], of the residual around source attention
+    query_scale: tf.Tensor  # [n], of the residual around source attention
     inner: tuple  # (kernel, bias), of feed-forward
-    inner_scale: np.ndarray  # [n], of the residual around feed-forward
+    inner_scale: tf.Tensor  # [n], of the residual around feed-forward
     outer: tuple
     ends: tuple  # (kernel, bias): minus the shift, and minus what the sigmoid is taken of
 
@@ -77,27 +78,28 @@ class FoldedFlow:
     # Folding ----------------------------------------------------------------------------------------------------------
 
     def _fold_level(self, level, size):
-        """Couplings with the affine maps between them: a list of `AffineMap` and `FoldedCoupling`, forwards."""
+        """`FoldedCoupling`s with the `AffineMap`s between them, forwards, a list for each unit."""
         halves = np.concatenate([np.arange(0, size, 2), np.arange(1, size, 2)])
-        program, between = [], _Between(size)
-        for layer in _flat(level):
-            if not isinstance(layer, Coupling):
-                between.then(layer)
-                continue
-            order = halves if getattr(layer.split, 'interleaved', False) else np.arange(size)
-            between.reorder(order)
-            program += self._affine(between)
-            program.append(self._fold_coupling(layer))
-            between = _Between(size)
-            between.reorder(np.argsort(order))
-        return program + self._affine(between)
+        units, between = [], _Between(size)
+        for layers in _units(level):
+            units.append([])
+            for layer in layers:
+                if not isinstance(layer, Coupling):
+                    between.then(layer)
+                    continue
+                order = halves if getattr(layer.split, 'interleaved', False) else np.arange(size)
+                between.reorder(order)
+                units[-1] += [*self._affine(between), self._fold_coupling(layer)]
+                between = _Between(size)
+                between.reorder(np.argsort(order))
+        return [unit for unit in [*units, self._affine(between)] if unit]
 
     def _affine(self, between):
         """An `AffineMap` in a list; an empty list if there is nothing to do."""
         if not between.shift.any() and np.array_equal(between.matrix, np.eye(len(between.shift))):
             return []
         arrays = (between.matrix, between.shift, between.inverse, -between.shift @ between.inverse)
-        return [AffineMap(*[self._constant(array, tf.float32) for array in arrays], float(between.log_det))]
+        return [AffineMap(*[self._constant(array, tf.float32) for array in (*arrays, between.log_det)])]
 
     def _fold_coupling(self, coupling):
         net, layer = coupling.conditioner, coupling.conditioner.layer
@@ -194,27 +196,55 @@ class FoldedFlow:
         return rows.padded(rows.only_real(y)), log_det
 
     def _forward_from(self, level, x, at):
-        state, log_det = _State(x), 0.0
-        for part in self.levels[level]:
-            log_det += self._run(part, state, at, forwards=True)
+        log_det = 0.0
+        for unit in self.levels[level]:
+            x, more = self._run(unit, x, at, forwards=True)
+            log_det += more
         if level == len(self.levels) - 1:
-            return state.whole(), log_det
-        keep, done = state.parts(self.kept[level])
+            return x, log_det
+        keep, done = self._split(level, x)
         keep, deeper = self._forward_from(level + 1, tf.reshape(keep, [-1, 2 * self.kept[level]]), at.paired())
         return tf.concat([tf.reshape(keep, [-1, self.kept[level]]), done], axis=1), log_det + deeper
 
     def _inverse_from(self, level, y, at):
-        state, log_det = _State(y), 0.0
+        log_det = 0.0
         if level < len(self.levels) - 1:
-            keep, done = state.parts(self.kept[level])
+            keep, done = self._split(level, y)
             keep, log_det = self._inverse_from(level + 1, tf.reshape(keep, [-1, 2 * self.kept[level]]), at.paired())
-            state = _State(tf.concat([tf.reshape(keep, [-1, self.kept[level]]), done], axis=1))
-        for part in reversed(self.levels[level]):
-            log_det += self._run(part, state, at, forwards=False)
-        return state.whole(), log_det
+            y = tf.concat([tf.reshape(keep, [-1, self.kept[level]]), done], axis=1)
+        for unit in reversed(self.levels[level]):
+            y, more = self._run(unit, y, at, forwards=False)
+            log_det += more
+        return y, log_det
 
-    def _run(self, part, state, at, forwards):
-        """Applies one part of a program to `state` and returns its log-det."""
+    def _split(self, level, x):
+        return tf.split(x, [self.kept[level], x.shape[1] - self.kept[level]], axis=1)
+
+    def _run(self, unit, x, at, forwards):
+        """Applies the parts of a unit to flat rows, and gives the log-det.
+
+        In a graph, units of equal sizes share a trace, which gets the weights as arguments and is not inlined: so
+        TensorFlow traces and rewrites it once.
+        """
+        couplings = [part for part in unit if isinstance(part, FoldedCoupling)]
+        sources = [at.memory.projected[part.source] for part in couplings]
+        parts = [part._replace(source=i) for i, part in enumerate(couplings)]
+        parts = [parts.pop(0) if isinstance(part, FoldedCoupling) else part for part in unit]
+
+        def run(parts, x, sources):
+            state, inside = _State(x), at.inside()
+            log_dets = [
+                self._apply(part, sources, state, inside, forwards) for part in (parts if forwards else reversed(parts))
+            ]
+            return state.whole(), sum(log_dets)
+
+        if not tf.executing_eagerly():
+            traced = dict(autograph=False, experimental_attributes={'_noinline': True})
+            run = at.rows.kept(('unit', forwards), lambda run=run: tf.function(run, **traced))
+        return run(parts, x, sources)
+
+    def _apply(self, part, sources, state, at, forwards):
+        """Applies one part to `state` and returns its log-det."""
         if isinstance(part, AffineMap):
             kernel, bias = (part.matrix, part.shift) if forwards else (part.inverse_matrix, part.inverse_shift)
             state.replace(_linear(state.whole(), (kernel, bias)))
@@ -226,24 +256,14 @@ class FoldedFlow:
             parts, places = state.parts(sizes[0] if part.order == 'up' else sizes[1]), (at, at)
         swap = part.order == 'down'
         condition, changed = parts[::-1] if swap else parts
-        changed, log_det = self._change(part, condition, changed, *(places[::-1] if swap else places), forwards)
+        places = places[::-1] if swap else places
+        changed, log_det = self._changed(part, condition, changed, sources[part.source], *places, forwards)
         parts = (changed, condition) if swap else (condition, changed)
         if part.in_time:
             state.join_steps(parts)
         else:
             state.replace(parts)
         return log_det
-
-    def _change(self, part, condition, changed, at, changed_at, forwards):
-        """What changes, afterwards, and the log-det; in a graph by a function that couplings of equal sizes share."""
-        source, part = at.memory.projected[part.source], part._replace(source=None)
-
-        def change(*given):
-            return self._changed(*given, at.inside(), changed_at.inside(), forwards)
-
-        if not tf.executing_eagerly():
-            change = at.rows.kept((id(changed_at), forwards), lambda: _traced_once(change))
-        return change(part, condition, changed, source)
 
     def _changed(self, part, condition, changed, source, at, changed_at, forwards):
         ends = tf.cast(_linear(self._features(part, condition, source, at), part.ends), tf.float32)
@@ -310,14 +330,16 @@ class _Place:
         return _Place(self.rows, self.memory, _Shared())
 
     def even(self):
-        return self.rows.kept('even', lambda: _Place(Rows(self.rows.mask[:, ::2]), self.memory, self.shared))
+        return self._with_mask('even', lambda mask: mask[:, ::2])
 
     def odd(self):
-        return self.rows.kept('odd', lambda: _Place(Rows(self.rows.mask[:, 1::2]), self.memory, self.shared))
+        return self._with_mask('odd', lambda mask: mask[:, 1::2])
 
     def paired(self):
-        mask = self.rows.mask
-        return self.rows.kept('paired', lambda: _Place(Rows(mask[:, ::2] | mask[:, 1::2]), self.memory, self.shared))
+        return self._with_mask('paired', lambda mask: mask[:, ::2] | mask[:, 1::2])
+
+    def _with_mask(self, key, make):
+        return _Place(self.rows.kept(key, lambda: Rows(make(self.rows.mask))), self.memory, self.shared)
 
     def key_bias(self, dtype):
         return self.rows.key_bias(dtype)
@@ -356,10 +378,6 @@ class _Place:
         found = tf.raw_ops.Transpose(x=found, perm=self.shared([0, 2, 1, 3]))
         size = values.shape[1] * values.shape[3]
         return tf.cast(tf.raw_ops.Reshape(tensor=found, shape=self.shared([-1, size])), tf.float32)
-
-
-def _traced_once(change):
-    return tf.function(change, autograph=False, experimental_attributes={'_noinline': True})
 
 
 def _sizes_of(sizes, at):
@@ -407,6 +425,20 @@ def foldable(flow):
         return isinstance(layer, (ActNorm, InvertibleLinear))
 
     return isinstance(flow, MultiLevelFlow) and all(known(layer) for level in flow.layers for layer in _flat(level))
+
+
+def _units(flow):
+    """The layers below, in forward order, in lists that end where a flow of couplings ends; most lists are alike."""
+    unit = []
+    for layer in flow.layers:
+        if not isinstance(layer, SequenceFlow):
+            unit.append(layer)
+            continue
+        for inner in _units(layer):
+            yield unit + inner
+            unit = []
+    if unit:
+        yield unit
 
 
 def _flat(layer):

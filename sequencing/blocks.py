@@ -11,7 +11,7 @@ import math
 
 import tensorflow as tf
 
-from sequencing.layers import Dropout, LayerNorm, LinearOp, glorot_uniform, matmul
+from sequencing.layers import Dropout, LayerNorm, LinearOp, glorot_uniform, matmul, normal, uniform
 from sequencing.recurrent import RecurrentLayer
 
 
@@ -270,7 +270,7 @@ class WeightNormLinear(tf.Module):
     def __init__(self, input_size, output_size, name='linear'):
         super().__init__(name=name)
         with self.name_scope:
-            start = tf.random.normal([input_size, output_size], stddev=0.05)
+            start = normal([input_size, output_size], stddev=0.05)
             self.direction = tf.Variable(start, name='direction')
             self.gain = tf.Variable(tf.norm(start, axis=0), name='gain')
             self.bias = tf.Variable(tf.zeros([output_size]), name='bias')
@@ -315,9 +315,9 @@ def uniform_linear(input_size, output_size, scale=None, bias=True, use_bias=True
     """A `LinearOp` that starts uniform in +-scale (default 1/sqrt(input_size)), its bias alike or at zero."""
     layer = LinearOp(input_size, output_size, use_bias=use_bias, name=name)
     scale = scale if scale is not None else input_size**-0.5
-    layer.kernel.assign(tf.random.uniform([input_size, output_size], -scale, scale))
+    layer.kernel.assign(uniform([input_size, output_size], -scale, scale))
     if use_bias and bias:
-        layer.bias.assign(tf.random.uniform([output_size], -scale, scale))
+        layer.bias.assign(uniform([output_size], -scale, scale))
     return layer
 
 

@@ -14,18 +14,40 @@ class InEveryReplica:
     to trace the more variables there are: a deep flow has thousands. So what is common to all is computed once, too.
     """
 
+    def apply_where(self, chosen, gradients, variables):
+        """An update where `chosen`, scalar bool, holds; otherwise all stays as it is, to the bit.
+
+        There is no branch: its thousands of variables would take longer to trace than all else. Instead the rates are
+        such that nothing moves, and gradients are zero.
+
+        Args:
+          gradients: dense tensors; finite if `chosen`, otherwise zero.
+          variables: those that the optimizer was built on, or some of them.
+        """
+        self._update(chosen, gradients, variables, self.learning_rate)
+        if self.use_ema:
+            self._update_averages(chosen, self._trainable_variables)
+        self.iterations.assign_add(tf.cast(chosen, self.iterations.dtype))
+
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        numbers = self._numbers(tf.cast(learning_rate, tf.float32))
-        for gradient, variable in zip(grads, map(tf_variable, trainable_variables)):
+        self._update(tf.constant(True), grads, trainable_variables, learning_rate)
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        self._update_averages(tf.constant(True), trainable_variables)
+
+    def _update(self, chosen, gradients, variables, rate):
+        numbers = self._numbers(chosen, tf.where(chosen, tf.cast(rate, tf.float32), 0.0))
+        for gradient, variable in zip(gradients, map(tf_variable, variables)):
             self._move(variable, tf.cast(gradient, tf.float32), *numbers)
 
-    def _numbers(self, rate):
+    def _numbers(self, chosen, rate):
         """What `_move` needs beside a variable and its gradient, the same for all variables."""
         return (rate,)
 
-    def _update_model_variables_moving_average(self, trainable_variables):
+    def _update_averages(self, chosen, variables):
         kept = tf.where(self.iterations.value > 0, self.ema_momentum, 0.0)  # the first average is what there is
-        for variable, average in zip(trainable_variables, self._model_variables_moving_average):
+        kept = tf.where(chosen, kept, 1.0)
+        for variable, average in zip(variables, self._model_variables_moving_average):
             average.assign(kept * average.value + (1.0 - kept) * variable)
 
 
@@ -44,12 +66,17 @@ class FusedAdam(InEveryReplica, keras.optimizers.Adam):
     decoupled weight decay: Loshchilov and Hutter, 2019).
     """
 
-    def _numbers(self, rate):
+    def _numbers(self, chosen, rate):
         step = tf.cast(self.iterations.value + 1, tf.float32)
-        powers = {'beta1_power': self.beta_1**step, 'beta2_power': self.beta_2**step}
-        plain = {'beta1': self.beta_1, 'beta2': self.beta_2, 'epsilon': self.epsilon}
-        plain = {name: tf.constant(value, tf.float32) for name, value in plain.items()}  # not anew for each variable
-        return {'lr': rate, **powers, **plain}, rate * (self.weight_decay or 0.0)
+        numbers = {  # made once and not anew for each variable
+            'lr': rate,
+            'beta1_power': self.beta_1**step,
+            'beta2_power': self.beta_2**step,
+            'beta1': tf.where(chosen, self.beta_1, 1.0),
+            'beta2': tf.where(chosen, self.beta_2, 1.0),
+            'epsilon': tf.constant(self.epsilon, tf.float32),
+        }
+        return numbers, rate * (self.weight_decay or 0.0)
 
     def _apply_weight_decay(self, variables):
         """Nothing: it is part of `_move`."""

@@ -121,8 +121,8 @@ class Updater(tf.Module):
     def _run(self, function, *given):
         """Calls a function; a deep flow's without having its graph rewritten first.
 
-        TensorFlow's rewriting (Grappler) takes the longer the larger a graph, minutes for that of a deep flow, and finds
-        little there: what is worth it is in the functions that couplings share, which are rewritten each on its own.
+        TensorFlow's rewriting (Grappler) takes minutes for the graph of a deep flow, and finds little there: what is
+        worth it is in the functions that couplings share, which are rewritten each on its own.
         """
         graph = function.get_concrete_function().graph  # traced before, so that those functions are
         with as_traced() if len(graph.get_operations()) > _MANY_OPERATIONS else contextlib.nullcontext():
@@ -196,23 +196,18 @@ class Updater(tf.Module):
         finite = tf.logical_and(tf.math.is_finite(norm), tf.math.is_finite(parts[0]))
         if self.clip_norm:
             scale *= tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-12))
+        scale = tf.where(finite, scale, 0.0)  # with which `multiply_no_nan` makes even NaN zero
 
         def apply(gradients):
-            self.optimizer.apply([gradient * scale for gradient in gradients], self.variables_to_train)
+            gradients = [tf.math.multiply_no_nan(gradient, scale) for gradient in gradients]
+            self.optimizer.apply_where(finite, gradients, self.variables_to_train)
 
-        def update():
-            distribution.run(apply, gradients)
-            sums = tf.concat([parts, [1.0, norm]], axis=0)
-            state.totals.assign_add(tf.cast(sums, tf.float64))
-            state.skipped_in_a_row.assign(0)
-            return tf.constant(0)
-
-        def skip():
-            state.skipped.assign_add(1)
-            state.skipped_in_a_row.assign_add(1)
-            return tf.constant(0)
-
-        tf.cond(finite, update, skip)
+        distribution.run(apply, gradients)
+        sums = tf.concat([parts, [1.0, norm]], axis=0)
+        state.totals.assign_add(tf.cast(tf.where(finite, sums, tf.zeros_like(sums)), tf.float64))
+        skipped = tf.cast(tf.logical_not(finite), tf.int64)
+        state.skipped.assign_add(skipped)
+        state.skipped_in_a_row.assign((state.skipped_in_a_row + 1) * skipped)
         if self.scale_loss:
             self._adapt_scale(finite)
         state.step.assign_add(1)

@@ -20,7 +20,7 @@ from sequencing import reranking
 from sequencing.cli import note
 from sequencing.decode_options import options_for
 from sequencing.errors import UserError
-from sequencing.layers import store_for_decoding
+from sequencing.layers import blank_weights, store_for_decoding
 from sequencing.line_batches import Translation, batches_by_length, blank, different, outputs_of, pad, slow, windows
 from sequencing.model_folder import checkpoint_path, read_config, restore_weights
 from sequencing.structures import AllowedTokens, Batch
@@ -399,7 +399,8 @@ def load_model(model_dir, checkpoint='best', precision=None):
     config = read_config(model_dir)
     path = checkpoint_path(model_dir, checkpoint)
     src_vocab, trg_vocab = load_vocabs(config, model_dir)
-    model = build_model(config, src_vocab, trg_vocab, precision)
+    with blank_weights():
+        model = build_model(config, src_vocab, trg_vocab, precision)
     restore_weights(model, path)
     if config.train.ema and os.path.basename(os.path.dirname(path)) != 'best':  # `best` holds the averages already
         restore_averages(model, path, config.train)

@@ -153,6 +153,46 @@ class LayersTest(FlowTestCase):
         self.assertNotAllClose(more[:, :3], layer.forward(x, mask=mask, memory=memory))
 
 
+class OneTraceTest(tf.test.TestCase):
+    """In a graph, couplings of one kind share a trace, and each keeps its own weights, gradients and dropout."""
+
+    def test_graph_and_eager_agree(self):
+        random = seeds(self)
+        tf.random.set_seed(random.randrange(2**31))
+        for arguments in (
+            dict(steps=(2, 0), heads=2, dropout=0.3),
+            dict(steps=(1, 0), coupling='recurrent', transform='additive'),
+        ):
+            with self.subTest(**arguments):
+                flow = build_flow(8, SOURCE, factors=(2,), hidden_size=6, **arguments)
+                disturb(flow, random, 0.1)
+                mask = lengths_and_mask(random, 2, 2, 3)
+                x = tf.where(mask[:, :, tf.newaxis], random_normal(random, [2, 6, 8], tf.float32), 0.0)
+                memory = make_memory(random, 2, SOURCE, tf.float32)
+                seed = tf.constant([random.randrange(2**31), 1])
+
+                def run(x, mask, outputs, flow=flow, memory=memory, seed=seed):
+                    with tf.GradientTape() as tape:
+                        tape.watch((x, outputs))
+                        prepared = flow.prepare(outputs, memory.mask)
+                        y, log_det = flow.forward_and_log_det(x, mask, prepared, seed)
+                        loss = tf.reduce_sum(tf.square(y)) + tf.reduce_sum(log_det)
+                    variables = flow.trainable_variables
+                    gradients = tape.gradient(loss, [x, outputs, *variables], unconnected_gradients='zero')
+                    return y, log_det, *gradients
+
+                traced = tf.function(run, autograph=False)
+                want, got = run(x, mask, memory.outputs), traced(x, mask, memory.outputs)
+                for one, other in zip(want, got, strict=True):
+                    self.assertAllClose(one, other, 1e-4, 1e-4)
+                graph = traced.get_concrete_function(x, mask, memory.outputs).graph
+                calls = [op.get_attr('f').name for op in graph.get_operations() if op.type == 'PartitionedCall']
+                forward = [name for name in calls if 'backward' not in name]
+                couplings = sum(isinstance(part, Coupling) for part in flow.submodules)
+                self.assertGreaterEqual(len(forward), couplings)
+                self.assertLess(len(set(forward)), couplings)
+
+
 class FoldedTest(tf.test.TestCase):
     """A folded flow is the flow it was made from."""
 
@@ -177,9 +217,11 @@ class FoldedTest(tf.test.TestCase):
                 prepared = folded.prepare(memory.outputs, memory.mask)
                 for name in ('forward_and_log_det', 'inverse_and_log_det'):
                     want, want_log_det = getattr(flow, name)(x, mask, memory)
-                    got, log_det = getattr(folded, name)(x, mask, prepared)
-                    self.assertAllClose(got, want, 1e-3, 1e-3)
-                    self.assertAllClose(log_det, want_log_det, 1e-3, 1e-3)
+                    folded_direction = getattr(folded, name)
+                    for direction in folded_direction, tf.function(folded_direction, autograph=False):
+                        got, log_det = direction(x, mask, prepared)
+                        self.assertAllClose(got, want, 1e-3, 1e-3)
+                        self.assertAllClose(log_det, want_log_det, 1e-3, 1e-3)
 
     def test_padding_is_not_looked_at_and_comes_out_zero(self):
         flow = build_flow(8, SOURCE, (0, 1), (2,), hidden_size=5, heads=2)
