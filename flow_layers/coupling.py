@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from flow_layers.bijector import SequenceBijector
-from flow_layers.one_trace import OneTrace, structure
+from flow_layers.one_trace import OneTrace, structure, traces_apart
 
 
 class FeatureSplit:
@@ -103,7 +103,7 @@ class Coupling(SequenceBijector):
     def _change(self, direction, x, at):
         condition, condition_at, old, old_at = self.split.divide(x, at)
         keys, values = self.conditioner.keys_and_values(condition_at)
-        if tf.executing_eagerly():
+        if not traces_apart():
             new, log_det = self._changed(direction, condition, condition_at, old, old_at, keys, values)
         else:
             key = direction, structure([self.transform, self.conditioner]), id(old_at)

@@ -24,6 +24,7 @@ from flow_layers.bijector import FlowMemory
 from flow_layers.conditioners import SelfAttentionConditioner
 from flow_layers.coupling import Coupling, TimeSplit
 from flow_layers.invertible_linear import InvertibleLinear
+from flow_layers.one_trace import traces_apart
 from flow_layers.sequence_flow import MultiLevelFlow, SequenceFlow
 from flow_layers.transforms import ADDITIVE, AFFINE
 from sequencing.blocks import Rows
@@ -238,7 +239,7 @@ class FoldedFlow:
             ]
             return state.whole(), sum(log_dets)
 
-        if not tf.executing_eagerly():
+        if traces_apart():
             traced = dict(autograph=False, experimental_attributes={'_noinline': True})
             run = at.rows.kept(('unit', forwards), lambda run=run: tf.function(run, **traced))
         return run(parts, x, sources)

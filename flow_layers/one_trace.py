@@ -7,10 +7,28 @@ The function is kept from being inlined: the runtime then optimises it once, too
 """
 
 import contextlib
+import contextvars
 
 import tensorflow as tf
 
 from sequencing.layers import Dropout
+
+_IN_ONE_GRAPH = contextvars.ContextVar('in_one_graph', default=False)
+
+
+@contextlib.contextmanager
+def in_one_graph():
+    """What is traced within has no functions: for converters that do not know them."""
+    token = _IN_ONE_GRAPH.set(True)
+    try:
+        yield
+    finally:
+        _IN_ONE_GRAPH.reset(token)
+
+
+def traces_apart():
+    """Whether parts are to be functions: in a graph, unless it is to be one piece."""
+    return not (tf.executing_eagerly() or _IN_ONE_GRAPH.get())
 
 
 class OneTrace:

@@ -126,9 +126,13 @@ def convert(model, function, weights):
     """The bytes of a LiteRT file."""
     import tensorflow as tf
 
+    from flow_layers.one_trace import in_one_graph
+
     module = tf.Module()
     module.model, module.translate = model, function
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], module)
+    with in_one_graph():
+        concrete = function.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if weights != 'float32':
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
