@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test system bench docs lint clean
+.PHONY: setup demo demo-flow test system bench docs lint clean
 
 setup: $(STAMP)
 
@@ -17,6 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(RUN) tools/demo.py
+
+demo-flow: setup
+	$(RUN) tools/demo.py --config config_demo_flow
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -237,8 +237,8 @@ class FlowTrainConfig:
     """The course of a flow model's training; the rest is in `TrainConfig`."""
 
     reconstruction_steps: int = option(0, 'first updates, in which only the reconstruction from the mean of the '
-                                       'posterior is trained, while the rate rises (for at most 4000 of them)',
-                                       at_least=0)  # fmt: skip
+                                       'posterior is trained', at_least=0)  # fmt: skip
+    reconstruction_warmup: int = option(4000, 'of these, the first ones, over which the rate rises', at_least=0)
     init_sentences: int = option(512, 'random pairs on which layers are initialised before each phase', at_least=2)
     init_over_padding: bool = option(False, 'padding counts in that initialisation, as in the published code; only for '
                                      'models imported from it')  # fmt: skip

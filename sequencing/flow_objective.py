@@ -14,7 +14,6 @@ from sequencing.flowseq import FULL, RECONSTRUCTION, FlowLoss
 from sequencing.objectives import Phase
 from sequencing.structures import Batch
 
-_LONGEST_WARMUP = 4000  # updates of the first phase over which its learning rate rises, at most
 _VALIDATION_SAMPLES = 3  # latents a sentence for the bound on the dev set, as the published implementation takes
 
 
@@ -36,7 +35,7 @@ class FlowObjective:
         whole = Phase(FULL, first, train.max_steps - first, train.warmup_steps, model.trainable_variables)
         self.phases = [whole]
         if first:
-            self.phases.insert(0, Phase(RECONSTRUCTION, 0, first, min(_LONGEST_WARMUP, first), known))
+            self.phases.insert(0, Phase(RECONSTRUCTION, 0, first, min(self.recipe.reconstruction_warmup, first), known))
 
     def begin(self, phase, inputs):
         """Data-dependent initialisation on `train.flow.init_sentences` random pairs."""
