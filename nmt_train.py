@@ -31,7 +31,7 @@ from sequencing.distribution import STRATEGIES, Stops, choose_distribution  # no
 from sequencing.errors import UserError  # noqa: E402
 from sequencing.model_folder import Checkpoints  # noqa: E402
 from sequencing.objectives import phase_at  # noqa: E402
-from sequencing.optimizers import LearningRate, build_optimizer  # noqa: E402
+from sequencing.optimizers import LearningRate, build_optimizer, early_end  # noqa: E402
 from sequencing.options import to_json  # noqa: E402
 from sequencing.resume import check_resume, check_same_data, unread_by_rl  # noqa: E402
 from sequencing.structures import Batch  # noqa: E402
@@ -225,6 +225,10 @@ def restore(config, model_dir, init_from, changes, model, state, checkpoints, in
     unread = unread_by_rl(config)
     if unread and config.train.mode == 'rl':
         cli.note(f'mode rl does not read {", ".join(unread)}: what is rewarded is the model that writes')
+    end = early_end(config.train)
+    if end is not None:
+        cli.note(f'train.decay_steps={config.train.decay_steps} with train.schedule=cosine: the learning rate is 0 '
+                 f'{end} updates after a phase begins; 0 spreads it over all of them.')  # fmt: skip
     check_same_data(model_dir, inputs.keys if restored else None)
     for change in changes:
         cli.note(change)

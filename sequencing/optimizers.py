@@ -132,6 +132,12 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
         return {'train': self.train, 'warmup_steps': self.warmup_steps, 'steps': self.decay_steps + self.warmup_steps}
 
 
+def early_end(train):
+    """The update from which on the rate is 0 though training goes on, None where there is no such update."""
+    end = train.warmup_steps + train.decay_steps
+    return end if train.schedule == 'cosine' and 0 < train.decay_steps and end < train.max_steps else None
+
+
 def build_optimizer(train):
     """The optimizer of a `TrainConfig`. Clipping is not its business: it belongs after gradients are summed."""
     rate = LearningRate(train)

@@ -11,7 +11,7 @@ from build_model import build_model
 from sequencing.config import Config, RNNDecoderConfig, RNNEncoderConfig, Seq2SeqConfig, TrainConfig
 from sequencing.diagnosis import first_nonfinite
 from sequencing.losses import cross_entropy
-from sequencing.optimizers import FusedAdam, LearningRate, build_optimizer
+from sequencing.optimizers import FusedAdam, LearningRate, build_optimizer, early_end
 from sequencing.structures import Batch
 from sequencing.training import FIRST_LOSS_SCALE, TrainingState, Updater, exchange_with_averages
 from tests.support import seeds, untraced
@@ -163,6 +163,18 @@ class UpdateTest(tf.test.TestCase):
             rate = LearningRate(TrainConfig(schedule=schedule, **common))
             for step, value in want.items():
                 self.assertAllClose(rate(step), value, atol=1e-6, msg=f'{schedule} at {step}')
+
+    def test_a_rate_that_ends_before_training_does_is_told(self):
+        for steps, schedule, want in (
+            (0, 'cosine', None),
+            (20, 'cosine', None),
+            (19, 'cosine', 23),
+            (1, 'constant', None),
+        ):
+            train = TrainConfig(warmup_steps=4, max_steps=24, schedule=schedule, decay_steps=steps)
+            self.assertEqual(early_end(train), want)
+            if want:
+                self.assertAllClose(LearningRate(train)(want), 0.0, atol=1e-9)
 
     @untraced()
     def test_exchanging_with_averages_twice_changes_nothing(self):
