@@ -86,8 +86,8 @@ class Coupling(SequenceBijector):
     Args:
       split: `FeatureSplit` or `TimeSplit`.
       transform: `Transform`.
-      conditioner: `(x [N, split.condition_size], Conditions) -> [N, transform.parameters * split.changed_size]`, N rows
-        of the conditioning part; it has `initialise(x, at, over_padding)`, which makes it return zeros.
+      conditioner: `Conditioner`, `(x [N, split.condition_size], Conditions) -> [N, transform.parameters *
+        split.changed_size]`, N rows of the conditioning part; of the source it reads only its own keys and values.
     """
 
     def __init__(self, split, transform, conditioner, name='coupling'):
@@ -106,7 +106,7 @@ class Coupling(SequenceBijector):
         if not traces_apart():
             new, log_det = self._changed(direction, condition, condition_at, old, old_at, keys, values)
         else:
-            key = direction, structure([self.transform, self.conditioner]), id(old_at)
+            key = direction, structure([self.transform, self.conditioner]), old_at
             trace = condition_at.rows.kept(key, lambda: self._trace(direction, condition_at, old_at))
             new, log_det = trace(self.conditioner, condition, old, keys, values)
         return self.split.join(condition, new, at), log_det

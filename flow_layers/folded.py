@@ -14,6 +14,7 @@ Padding is left to itself: no real step looks at it, and it is set to zero at th
 log-dets are those of the flow it was made from, which has self-attention couplings with affine or additive transforms.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from flow_layers.bijector import FlowMemory
 from flow_layers.conditioners import SelfAttentionConditioner
 from flow_layers.coupling import Coupling, TimeSplit
 from flow_layers.invertible_linear import InvertibleLinear
-from flow_layers.one_trace import traces_apart
+from flow_layers.one_trace import apart, traces_apart
 from flow_layers.sequence_flow import MultiLevelFlow, SequenceFlow
 from flow_layers.transforms import ADDITIVE, AFFINE
 from sequencing.blocks import Rows
@@ -224,13 +225,15 @@ class FoldedFlow:
     def _run(self, unit, x, at, forwards):
         """Applies the parts of a unit to flat rows, and gives the log-det.
 
-        In a graph, units of equal sizes share a trace, which gets the weights as arguments and is not inlined: so
-        TensorFlow traces and rewrites it once.
+        In a graph, units of equal sizes share a trace, which gets the weights as arguments (see `one_trace.apart`); the
+        first unit's `run` serves them all.
         """
-        couplings = [part for part in unit if isinstance(part, FoldedCoupling)]
-        sources = [at.memory.projected[part.source] for part in couplings]
-        parts = [part._replace(source=i) for i, part in enumerate(couplings)]
-        parts = [parts.pop(0) if isinstance(part, FoldedCoupling) else part for part in unit]
+        sources, parts = [], []  # each with the other's place within the unit, by which units share a trace
+        for part in unit:
+            if isinstance(part, FoldedCoupling):
+                sources.append(at.memory.projected[part.source])
+                part = part._replace(source=len(sources) - 1)
+            parts.append(part)
 
         def run(parts, x, sources):
             state, inside = _State(x), at.inside()
@@ -240,8 +243,7 @@ class FoldedFlow:
             return state.whole(), sum(log_dets)
 
         if traces_apart():
-            traced = dict(autograph=False, experimental_attributes={'_noinline': True})
-            run = at.rows.kept(('unit', forwards), lambda run=run: tf.function(run, **traced))
+            run = at.rows.kept(('unit', forwards), functools.partial(apart, run))
         return run(parts, x, sources)
 
     def _apply(self, part, sources, state, at, forwards):
@@ -431,7 +433,7 @@ def foldable(flow):
 def _units(flow):
     """The layers below, in forward order, in lists that end where a flow of couplings ends; most lists are alike."""
     unit = []
-    for layer in flow.layers:
+    for layer in flow.layers if isinstance(flow, SequenceFlow) else [flow]:
         if not isinstance(layer, SequenceFlow):
             unit.append(layer)
             continue

@@ -31,24 +31,31 @@ def traces_apart():
     return not (tf.executing_eagerly() or _IN_ONE_GRAPH.get())
 
 
+def apart(function):
+    """`function` as one of the graph's functions, which is rewritten once and not inlined."""
+    return tf.function(function, autograph=False, experimental_attributes={'_noinline': True})
+
+
 class OneTrace:
     """Calls `function(*tensors)` through a trace that modules of equal structure share.
 
     Args:
-      function: of tensors to tensors (nests of them), which reads the weights of a module.
+      module: one of them, whose weights are attributes of it or of its parts, not of lists.
+      function: of tensors to tensors (nests of them), which reads the weights of `module`.
     """
 
     def __init__(self, module, function):
-        self.module = module
-        self._run = tf.function(self._with_weights, autograph=False, experimental_attributes={'_noinline': True})
-        self.function = function
+        if len(_places(module)) != len(module.variables):
+            raise ValueError(f"{module.name}: a weight that is no attribute of its own cannot be another module's.")
+        self.module, self.function = module, function
+        self._run = apart(self._with_weights)
 
     def __call__(self, module, *tensors):
         """`function` of tensors as if it read the weights of `module`."""
         return self._run(_tensors(module), *tensors)
 
     def _with_weights(self, weights, *tensors):
-        with _in_place(self.module, weights):
+        with _reading(self.module, weights):
             return self.function(*tensors)
 
 
@@ -59,14 +66,14 @@ def structure(value):
     if isinstance(value, (list, tuple)):
         return tuple(structure(part) for part in value)
     if isinstance(value, tf.Module):
-        attributes = sorted((name, part) for name, part in vars(value).items() if not _names(name))
+        attributes = sorted((name, part) for name, part in vars(value).items() if not _sets_apart(value, name))
         return type(value), tuple((name, structure(part)) for name, part in attributes)
     return value
 
 
-def _names(attribute):
-    """Whether an attribute tells modules apart that do the same."""
-    return attribute.startswith('_') or attribute in ('number', 'salt')
+def _sets_apart(module, attribute):
+    """Whether an attribute only tells a module from others that do the same."""
+    return attribute.startswith('_') or attribute == ('salt' if isinstance(module, Dropout) else 'number')
 
 
 def _parts(module):
@@ -95,11 +102,11 @@ def _tensors(module):
 
 
 @contextlib.contextmanager
-def _in_place(module, tensors):
+def _reading(module, tensors):
     """Lets a module read tensors that `_tensors` gave of another one in place of its own."""
     weights, salts = tensors
     dropouts = _dropouts(module)
-    given = [(*place, weight) for place, weight in zip(_places(module), weights)]
+    given = [(*place, weight) for place, weight in zip(_places(module), weights, strict=True)]
     given += [(part, 'salt', salt) for part, salt in zip(dropouts, tf.unstack(salts, num=len(dropouts)))]
     own = [(part, name, getattr(part, name)) for part, name, _ in given]
     try:

@@ -30,7 +30,7 @@ class Rows:
         self._kept = {}
 
     def kept(self, key, make):
-        """`make()`, called once for each `key`; where the mask is, though a function within may ask."""
+        """`make()`, called once for each `key`, in the graph of the mask, so that functions within capture it."""
         if key not in self._kept:
             with contextlib.nullcontext() if tf.executing_eagerly() else self.mask.graph.as_default():
                 self._kept[key] = make()

@@ -20,7 +20,7 @@ _BLANK = contextvars.ContextVar('blank', default=False)
 
 @contextlib.contextmanager
 def blank_weights():
-    """Weights of parts that are built within start at zero: for a checkpoint to fill, a third of the time saved."""
+    """Weights that start by `uniform` and `normal` are zero in parts that are built within: a checkpoint fills them."""
     token = _BLANK.set(True)
     try:
         yield
@@ -306,7 +306,11 @@ def salt_of(name):
 
 def salted(seed, salt):
     """A `[2]` seed that differs from `seed` by a layer's constant."""
-    return tf.bitwise.bitwise_xor(tf.cast(seed, tf.int32), tf.stack([tf.convert_to_tensor(salt, tf.int32), 0]))
+    return tf.bitwise.bitwise_xor(tf.cast(seed, tf.int32), _pair(salt))
+
+
+def _pair(salt):
+    return tf.constant([salt, 0], tf.int32) if isinstance(salt, int) else tf.stack([salt, 0])
 
 
 def random_bits(shape, seed, dtype):

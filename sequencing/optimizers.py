@@ -15,7 +15,7 @@ class InEveryReplica:
     """
 
     def apply_where(self, chosen, gradients, variables):
-        """An update where `chosen`, scalar bool, holds; otherwise all stays as it is, to the bit.
+        """An update where `chosen`, scalar bool, holds; otherwise nothing moves.
 
         There is no branch: its thousands of variables would take longer to trace than all else. Instead the rates are
         such that nothing moves, and gradients are zero.
@@ -24,21 +24,16 @@ class InEveryReplica:
           gradients: dense tensors; finite if `chosen`, otherwise zero.
           variables: those that the optimizer was built on, or some of them.
         """
-        self._update(chosen, gradients, variables, self.learning_rate)
+        numbers = self._numbers(chosen, tf.where(chosen, tf.cast(self.learning_rate, tf.float32), 0.0))
+        for gradient, variable in zip(gradients, map(tf_variable, variables), strict=True):
+            self._move(variable, tf.cast(gradient, tf.float32), *numbers)
         if self.use_ema:
             self._update_averages(chosen, self._trainable_variables)
         self.iterations.assign_add(tf.cast(chosen, self.iterations.dtype))
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        self._update(tf.constant(True), grads, trainable_variables, learning_rate)
-
-    def _update_model_variables_moving_average(self, trainable_variables):
-        self._update_averages(tf.constant(True), trainable_variables)
-
-    def _update(self, chosen, gradients, variables, rate):
-        numbers = self._numbers(chosen, tf.where(chosen, tf.cast(rate, tf.float32), 0.0))
-        for gradient, variable in zip(gradients, map(tf_variable, variables)):
-            self._move(variable, tf.cast(gradient, tf.float32), *numbers)
+    def apply(self, grads, trainable_variables=None):
+        """As Keras's."""
+        self.apply_where(tf.constant(True), grads, trainable_variables or self._trainable_variables)
 
     def _numbers(self, chosen, rate):
         """What `_move` needs beside a variable and its gradient, the same for all variables."""

@@ -19,7 +19,7 @@ BATCH_SIGNATURE = Batch(
 
 
 FIRST_LOSS_SCALE = 2.0**15
-_MANY_OPERATIONS = 15000  # of an update: more are not worth rewriting
+_MANY_OPERATIONS = 15000  # of an update on one device, which Grappler takes longer to rewrite than it is worth
 _SCALE_PATIENCE = 2000  # finite updates in a row after which the loss scale doubles
 
 
@@ -70,7 +70,7 @@ class Updater(tf.Module):
 
     Args:
       model: has `loss(batch, seed) -> LossParts` and `trainable_variables`.
-      optimizer: a Keras optimizer, already built on those variables.
+      optimizer: from `optimizers.build_optimizer`, already built on those variables.
       state: `TrainingState`.
       train: `TrainConfig`; seed: of dropout.
       loss: called with batch, seed and the number of updates done, in place of `model.loss`; gives a NamedTuple of sums
@@ -90,6 +90,7 @@ class Updater(tf.Module):
         self.variables_to_train = variables or model.trainable_variables
         self.distribution = distribution or Distribution()
         self.count_size = len(state.fields) - 2
+        self._deep = {}  # by name of a function, once it is traced
         if train.accumulate > 1:
             with self.distribution.scope():
                 self.sums = [_sum_in_each_replica(v.shape, v.dtype) for v in self.variables_to_train]
@@ -113,19 +114,24 @@ class Updater(tf.Module):
         batches = [(batch,) if isinstance(batch, Batch) else tuple(batch) for batch in batches]
         votes = tf.constant(np.array(votes or StopVotes(), np.float32))
         if self.accumulate == 1:
-            return self._run(self._update, batches[0], votes)
+            return self._run('_update', batches[0], votes)
         for i, shares in enumerate(batches):
-            self._run(self._add, shares, i)
-        return self._run(self._finish, votes)
+            self._run('_add', shares, i)
+        return self._run('_finish', votes)
 
-    def _run(self, function, *given):
-        """Calls a function; a deep flow's without having its graph rewritten first.
+    def _run(self, name, *given):
+        """Calls a function of this object; one with very many operations without having its graph rewritten first.
 
         TensorFlow's rewriting (Grappler) takes minutes for the graph of a deep flow, and finds little there: what is
         worth it is in the functions that couplings share, which are rewritten each on its own.
         """
-        graph = function.get_concrete_function().graph  # traced before, so that those functions are
-        with as_traced() if len(graph.get_operations()) > _MANY_OPERATIONS else contextlib.nullcontext():
+        function = getattr(self, name)
+        if tf.config.functions_run_eagerly():
+            return function(*given)
+        if name not in self._deep:  # traced here, and the functions inside, which are so rewritten
+            operations = len(function.get_concrete_function().graph.get_operations())
+            self._deep[name] = operations > _MANY_OPERATIONS * self.distribution.replicas.local
+        with as_traced() if self._deep[name] else contextlib.nullcontext():
             return function(*given)
 
     def gradients(self, batch, part):
@@ -224,7 +230,10 @@ class Updater(tf.Module):
 
 @contextlib.contextmanager
 def as_traced():
-    """Functions that are called within, and were not before, run as they were traced."""
+    """Graphs that are called within are not rewritten; functions in them are, if they were traced outside.
+
+    The option belongs to the process, so no other thread should make its first call meanwhile.
+    """
     options = tf.config.optimizer
     before = options.get_experimental_options().get('disable_meta_optimizer', False)
     options.set_experimental_options({'disable_meta_optimizer': True})

@@ -178,6 +178,11 @@ class FlowTrainingTest(tf.test.TestCase):
             self.assertEqual('out_of_reach' in said, far)
             self.assertAllClose(said.get('out_of_reach', 0.0), np.mean(trg - src > 5))
 
+    def test_the_rate_rises_in_the_first_phase_as_long_as_asked(self):
+        for warmup, want in ((3, 3), (4000, 7)):
+            objective, _, _ = self.objective(reconstruction_warmup=warmup, train={'warmup_steps': 2})
+            self.assertEqual([phase.warmup_steps for phase in objective.phases], [want, 2])
+
     def test_the_learning_rate_begins_anew_in_each_phase(self):
         _, config, _ = self.objective(train={'warmup_steps': 10, 'warmup_from': 0.5, 'learning_rate': 2.0})
         rate = LearningRate(config.train, warmup_steps=4, steps=9)

@@ -30,9 +30,9 @@ class RecipeTest(unittest.TestCase):
         for name in names:
             with open(os.path.join(FOLDER, name)) as file:
                 functions = re.findall(r'^def (config_\w+)', file.read(), re.M)
-            self.assertTrue({function for file, function in commands if file == name} <= set(functions))
+            self.assertLessEqual({function for file, function in commands if file == name}, set(functions))
             for function in functions:
-                self.assertIn(function, readme)
+                self.assertRegex(readme, rf'\b{function}\b')
                 config, _ = load_config(function, os.path.join(FOLDER, name))
                 self.assertEqual(from_dict(Config, json.loads(json.dumps(to_dict(config)))), config)
                 folder = os.path.basename(config.data.folder)

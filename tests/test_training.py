@@ -2,16 +2,18 @@
 
 import itertools
 import types
+from unittest import mock
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from build_model import build_model
+from sequencing import training
 from sequencing.config import Config, RNNDecoderConfig, RNNEncoderConfig, Seq2SeqConfig, TrainConfig
 from sequencing.diagnosis import first_nonfinite
 from sequencing.losses import cross_entropy
-from sequencing.optimizers import FusedAdam, LearningRate, build_optimizer, early_end
+from sequencing.optimizers import SGD, FusedAdam, LearningRate, build_optimizer, early_end
 from sequencing.structures import Batch
 from sequencing.training import FIRST_LOSS_SCALE, TrainingState, Updater, exchange_with_averages
 from tests.support import seeds, untraced
@@ -151,6 +153,51 @@ class UpdateTest(tf.test.TestCase):
                 results.append([v.numpy() for v in (*variables, *averages)])
             for got, want in zip(*results):
                 self.assertAllClose(got, want, atol=1e-6)
+
+    def test_an_update_that_is_not_chosen_moves_nothing(self):
+        adam = dict(beta_1=0.8, use_ema=True, ema_momentum=0.7)
+        for optimizer in (SGD(0.1), FusedAdam(0.1, **adam), FusedAdam(0.1, weight_decay=0.03, amsgrad=True, **adam)):
+            variables = [tf.Variable(self.random.normal(size=s).astype('float32')) for s in ([5, 3], [7])]
+            optimizer.build(variables)
+            for done in range(3):
+                everything = [*variables, *optimizer.variables]
+                before = [np.array(v) for v in everything]
+                optimizer.apply_where(tf.constant(False), [tf.zeros_like(v) for v in variables], variables)
+                for got, want in zip(everything, before):
+                    self.assertAllEqual(got, want)
+                optimizer.apply([tf.ones_like(v) * (done + 1.0) for v in variables], variables)
+                self.assertNotAllClose(variables[0], before[0])
+
+    def test_an_update_whose_graph_is_not_rewritten_is_the_same(self):
+        batch = part_of(make_batch(self.random), slice(None))
+        start = None
+        for most in (0, 10**9):
+            model, _, _, update = self.updater(small_config())
+            if start is None:
+                start = [v.numpy() for v in model.trainable_variables]
+            for variable, value in zip(model.trainable_variables, start):
+                variable.assign(value)
+            with (
+                mock.patch.object(training, '_MANY_OPERATIONS', most),
+                mock.patch.object(training, 'as_traced', wraps=training.as_traced) as as_traced,
+            ):
+                update([batch])
+            self.assertEqual(as_traced.called, most == 0)
+            weights = [v.numpy() for v in model.trainable_variables]
+            if most == 0:
+                want = weights
+        for got, other in zip(weights, want):
+            self.assertAllClose(got, other, atol=1e-6)
+        self.assertNotAllClose(weights[0], start[0])
+
+    def test_graphs_are_rewritten_again_after_a_failure(self):
+        def option():
+            return tf.config.optimizer.get_experimental_options().get('disable_meta_optimizer', False)
+
+        with self.assertRaises(ZeroDivisionError), training.as_traced():
+            self.assertTrue(option())
+            raise ZeroDivisionError
+        self.assertFalse(option())
 
     def test_learning_rates_follow_their_formulas(self):
         common = {'learning_rate': 0.5, 'warmup_steps': 4, 'max_steps': 24}
