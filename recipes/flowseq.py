@@ -112,7 +112,7 @@ def course(batch_size, smoothing, reconstruction_steps=30_000):
 def recipe(folder, train_files, languages, vocabs, model, train):
     (source, target), joint = languages, isinstance(vocabs, VocabConfig)
     src_vocab, trg_vocab = (vocabs, vocabs) if joint else vocabs
-    longest = 4 * model.length.reach  # 80 for WMT, 64 for IWSLT
+    longest = 4 * model.length.reach  # 80 for WMT, 64 for IWSLT, of which the published reader keeps less, EOS counted
     return Config(
         data=DataConfig(
             folder=f'$DATA/{folder}',
@@ -131,5 +131,5 @@ def recipe(folder, train_files, languages, vocabs, model, train):
         ),
         model=model,
         train=train,
-        model_dir=f'runs/{folder}-flowseq',
+        model_dir=f'runs/{folder}-flowseq-{model.encoder.kind}-{model.latent_size}',
     )
