@@ -190,6 +190,7 @@ class ParallelInputs:
       corpora: list of `EncodedCorpus`.
       weights: list of their shares, or None to read each as often as the others.
       unit, limit: 'sentences' or 'tokens', and how many of them a batch may hold.
+      by_length: whether the pairs of a batch are of like lengths.
       src_vocab, trg_vocab: `Vocab`s.
       rules: `LengthRules`.
       seed: int.
@@ -199,8 +200,9 @@ class ParallelInputs:
       keys: of the corpora, equal where text, vocabularies and length rules are.
     """
 
-    def __init__(self, corpora, weights, unit, limit, src_vocab, trg_vocab, rules, seed):
+    def __init__(self, corpora, weights, unit, limit, by_length, src_vocab, trg_vocab, rules, seed):
         self._corpora, self._unit, self._limit, self._rules, self._seed = corpora, unit, limit, rules, seed
+        self._by_length = by_length
         self._src, self._trg = (src_vocab.pad_id, src_vocab.eos_id), (trg_vocab.pad_id, trg_vocab.eos_id)
         sizes = np.array([corpus.size for corpus in corpora])
         self._first = np.concatenate([[0], np.cumsum(sizes)])  # number of each corpus's first pair
@@ -282,7 +284,7 @@ class ParallelInputs:
         numbers = self._numbers(epoch, window)
         rows = self._rows(numbers)
         lengths = self._rules.src_length(rows['src']), self._rules.trg_length(rows['trg'])
-        batches = cut_into_batches(*lengths, self._unit, self._limit)
+        batches = cut_into_batches(*lengths, self._unit, self._limit, self._by_length)
         return rows, numbers, [batches[i] for i in shuffled(len(batches), key_of(self._seed, epoch, window, 1))]
 
     def _numbers(self, epoch, window):
@@ -366,8 +368,9 @@ def build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir, length_unit=0
         for corpus in data.corpora
     ]  # fmt: skip
     weights = [corpus.weight for corpus in data.corpora]
-    return ParallelInputs(corpora, weights if all(weights) else None, config.train.batch_unit, config.train.batch_size,
-                          src_vocab, trg_vocab, rules, config.seed)  # fmt: skip
+    train = config.train
+    return ParallelInputs(corpora, weights if all(weights) else None, train.batch_unit, train.batch_size,
+                          train.by_length, src_vocab, trg_vocab, rules, config.seed)  # fmt: skip
 
 
 # 4. Batches for evaluation

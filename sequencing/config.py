@@ -262,6 +262,8 @@ class TrainConfig:
     batch_unit: str = option('tokens', "what batch_size counts: 'tokens' bounds sentences x longest side, padding "
                              'included', choices=('tokens', 'sentences'))  # fmt: skip
     batch_size: int = option(3000, 'size of a batch, in batch_unit', at_least=1)
+    by_length: bool = option(True, 'sentences of like lengths make a batch, with little padding; false: those that '
+                             'chance brings together (batch_unit sentences)')  # fmt: skip
     accumulate: int = option(1, 'batches whose gradients are added up for one update', at_least=1)
     ema: float = option(0.0, 'decay of a moving average of the weights that validation and decoding use; 0 for none',
                         at_least=0, below=1)  # fmt: skip
@@ -289,6 +291,8 @@ class TrainConfig:
         return 'sentences' if self.mode == 'rl' else self.loss_unit
 
     def problems(self):
+        if not self.by_length and self.batch_unit == 'tokens':
+            yield 'by_length', "is false only where train.batch_unit is 'sentences'."
         if self.flow.reconstruction_steps >= self.max_steps:
             yield ('flow.reconstruction_steps', 'is the first part of train.max_steps and has to be smaller; got '
                    f'{self.flow.reconstruction_steps} and {self.max_steps}.')  # fmt: skip

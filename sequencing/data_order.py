@@ -57,8 +57,8 @@ def shuffled(count, key):
     return np.argsort(mix64(np.arange(count), key), kind='stable')
 
 
-def cut_into_batches(src_lengths, trg_lengths, unit, limit):
-    """Cuts a window of examples into batches of like lengths.
+def cut_into_batches(src_lengths, trg_lengths, unit, limit, by_length=True):
+    """Cuts a window of examples into batches of like lengths, or as they come.
 
     Examples are sorted by the longer side, then target, then source, and cut where a batch is full. As many batches
     as that takes are then made equally full, so that no small one is left over at the end.
@@ -67,11 +67,12 @@ def cut_into_batches(src_lengths, trg_lengths, unit, limit):
       src_lengths, trg_lengths: `[n]` int, as they will stand in the batch.
       unit: 'sentences', or 'tokens' for sentences x longest side, padding included.
       limit: the most that a batch may hold, in `unit`; a single example that is larger is a batch of its own.
+      by_length: whether to sort; false for unit 'sentences' only.
     Returns:
       A list of `[k]` int64 places in the window, which together hold every place once.
     """
     longest = np.maximum(src_lengths, trg_lengths)
-    order = np.lexsort((src_lengths, trg_lengths, longest))
+    order = np.lexsort((src_lengths, trg_lengths, longest)) if by_length else np.arange(len(longest))
     if unit == 'sentences':
         return np.array_split(order, -(-len(order) // limit))
     longest = longest[order].tolist()  # rises, so the cost of places a to b is (b - a) * longest[b - 1]

@@ -17,6 +17,8 @@ START_DEVIATION = 0.05  # of means and log-variances after initialisation from d
 class Posterior(tf.Module):
     """What posteriors share: the two linears at the end, and their initialisation."""
 
+    padding_is_zero = False  # where padding counts in that initialisation: whether its features are zeros there
+
     def __init__(self, features_size, size, word_dropout, name):
         super().__init__(name=name)
         with self.name_scope:
@@ -43,6 +45,8 @@ class Posterior(tf.Module):
     def initialise(self, x, rows, source, ends, over_padding=False):
         """Gives the named `ends` ('mean', 'log_variance') mean 0 and deviation 0.05 on these data."""
         features = self.features(x, rows, source)
+        if self.padding_is_zero:
+            features = rows.only_real(features)
         for end in ends:
             getattr(self, end).initialise(features, START_DEVIATION, None if over_padding else rows.real)
         return self._ends(features, rows)
@@ -50,6 +54,8 @@ class Posterior(tf.Module):
 
 class TransformerPosterior(Posterior):
     """Scaled embeddings plus positions, then Transformer layers over target and source. Sizes as in the encoder."""
+
+    padding_is_zero = True
 
     def __init__(self, size, hidden_size, layers, heads, dropout=0.0, embedding_dropout=0.0, word_dropout=0.0,
                  name='posterior'):  # fmt: skip

@@ -12,7 +12,7 @@ from sequencing.sequence_config import SamplingConfig
 FIXED = (
     'model.', 'seed', 'data.corpora', 'data.src_vocab', 'data.trg_vocab', 'data.joint_vocab', 'data.max_src_length',
     'data.max_trg_length', 'data.max_length_ratio', 'train.optimizer', 'train.amsgrad', 'train.ema', 'train.batch_unit',
-    'train.batch_size', 'train.accumulate', 'train.flow.reconstruction_steps',
+    'train.batch_size', 'train.by_length', 'train.accumulate', 'train.flow.reconstruction_steps',
     'train.mode', 'train.rl.kind',
 )  # fmt: skip
 

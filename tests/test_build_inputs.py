@@ -103,6 +103,19 @@ class EpochTest(InputsTest):
             self.assertLess(shared, 0.5)  # other company, not only another order of batches
             self.assertNotEqual(one, other)
 
+    def test_lengths_meet_by_chance_where_asked(self):
+        self.corpus('train', seeds(self), 1300)
+        config = self.config(batch_unit='sentences', batch_size=13)
+        spread = {}
+        for by_length in (True, False):
+            train = dataclasses.replace(config.train, by_length=by_length)
+            batches = [batch for batch, _ in self.inputs(dataclasses.replace(config, train=train)).one_epoch()]
+            self.assertEqual(sorted(np.concatenate([batch.index for batch in batches])), list(range(1300)))
+            lengths = [batch.trg_mask.sum(axis=1) for batch in batches]
+            spread[by_length] = np.mean([x.std() for x in lengths]) / np.concatenate(lengths).std()
+        self.assertLess(spread[True], 0.4)
+        self.assertGreater(spread[False], 0.8)
+
     def test_batches_of_a_window_come_in_random_order(self):
         self.corpus('train', seeds(self), 2000)
         lengths = [batch.trg_ids.shape[1] for batch, _ in self.inputs().one_epoch()]

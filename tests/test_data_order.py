@@ -93,6 +93,11 @@ class CutTest(unittest.TestCase):
         cells = sum(len(batch) * (src[batch].max() + trg[batch].max()) for batch in batches)
         self.assertLess(1 - (src.sum() + trg.sum()) / cells, 0.15)
 
+    def test_batches_of_chance_are_neighbours_in_place_and_full(self):
+        src, trg = self.lengths(seeds(self), 37 * 11)
+        batches = cut_into_batches(src, trg, 'sentences', 37, by_length=False)
+        np.testing.assert_array_equal(batches, np.arange(37 * 11).reshape(11, 37))
+
 
 if __name__ == '__main__':
     unittest.main()

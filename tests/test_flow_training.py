@@ -143,6 +143,7 @@ class FlowTrainingTest(tf.test.TestCase):
         source = model.encode(batch.src_ids, batch.src_mask)
         embedded = rows.flat(model.trg_embedding(batch.trg_ids))
         features = model.posterior.features(embedded, rows, source.for_posterior())
+        features = tf.where(rows.real, features, 0.0)  # as the published posterior does where padding counts
         linears = model.posterior.mean, model.posterior.log_variance
         actnorm = next(module for module in model.prior.layers[0].submodules if isinstance(module, ActNorm))
         set_ones = [v for linear in linears for v in (linear.gain, linear.bias)] + [actnorm.log_scale, actnorm.shift]
