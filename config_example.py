@@ -64,7 +64,7 @@ def config_demo_flow():
     """The demo corpus with FlowSeq: all tokens at once, from a latent that a flow generates.
 
     Most of it is learnt in the first phase, whose updates are cheap: of most positions the decoder gets no latent, and
-    has to find their words in the source. The text is too regular for dropout elsewhere to be of use.
+    has to find their words in the source. There is no other dropout.
     """
     demo = config_demo()
     return dataclasses.replace(
