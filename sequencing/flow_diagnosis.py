@@ -195,7 +195,7 @@ def verdict(findings):
             f'{right["zeros"]:.1%} from zeros; {findings.active} of {findings.channels} channels are active'
         ), (
             'a longer train.flow.reconstruction_steps, a slower kl_warmup_steps, free_bits or kl_weight below 1, '
-            'model.decoder.word_dropout'
+            'less model.decoder.word_dropout'
         )  # fmt: skip
     if right['prior'] - right['zeros'] < CAUGHT_UP * (right['posterior'] - right['zeros']):
         return 'undertrained', (
