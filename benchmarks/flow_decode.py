@@ -1,11 +1,12 @@
 """Decoding of FlowSeq's base configuration, beside a peer that prints lines such as
 
-    argmax batch 1 length 32      wall med   196.0 ms
+    argmax batch 1 length 32      wall med   196.0 ms  cpu min   191.2
 
     python benchmarks/flow_decode.py --peer 'python time_flowseq_ref.py REF --config BASE.json --what argmax,batch,iw'
 
 Random weights, forced lengths, vocabulary 8,000: only shapes matter. Ours and the peer run in turn, each in a process
-of its own. `--precisions float32,mixed_bfloat16,numpy` times NumPy, too. Without a peer, ours is compared with itself.
+of its own; `--clock cpu` reads the second number. `--precisions float32,mixed_bfloat16,numpy` times NumPy, too. Without
+a peer, ours is compared with itself.
 """
 
 import os
@@ -20,6 +21,7 @@ from absl import flags
 from side_by_side import report
 
 from sequencing import cli
+from sequencing.errors import UserError
 
 VOCAB = 8000
 CASES = {  # name in the peer's output: (mode, sentences, length)
@@ -80,6 +82,8 @@ def in_turn(values, script, *more):
     for _ in range(values.rounds):
         if values.peer:
             peer.append(milliseconds(shlex.split(values.peer), values.clock))
+            if not peer[-1]:
+                raise UserError(f'--peer printed no line that --clock {values.clock} reads: see --help.')
         for precision, found in ours.items():
             given = f'--measure={precision}', f'--threads={values.threads}', f'--repeats={values.repeats}', *more
             found.append(milliseconds([sys.executable, script, *given], values.clock))
@@ -141,7 +145,7 @@ def decode_options(make):
 
 
 def run_cases(values, translate):
-    """Prints the median of each case, one call left out; `translate` takes a mode, ids and their mask."""
+    """Prints the median and the least of each case, one call left out; `translate` takes a mode, ids and their mask."""
     import numpy as np
 
     for name in values.cases:

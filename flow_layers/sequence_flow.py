@@ -96,7 +96,8 @@ class MultiLevelFlow(SequenceFlow):
 
     def folded(self, dtype):
         """As `SequenceFlow.folded`, where all couplings are of the kind that `FoldedFlow` knows."""
-        from flow_layers.folded import FoldedFlow, foldable  # built on this file
+        from flow_layers.folded import FoldedFlow  # built on this file
+        from flow_layers.folding import foldable
 
         return FoldedFlow(self, dtype) if foldable(self) else self
 

@@ -128,9 +128,10 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def early_end(train):
-    """The update from which on the rate is 0 though training goes on, None where there is no such update."""
-    end = train.warmup_steps + train.decay_steps
-    return end if train.schedule == 'cosine' and 0 < train.decay_steps and end < train.max_steps else None
+    """The update of a phase from which on the rate is 0 though it goes on, None where there is no such update."""
+    end, first = train.warmup_steps + train.decay_steps, train.flow.reconstruction_steps
+    longest = max(first, train.max_steps - first)  # every phase begins with a new course of the rate
+    return end if train.schedule == 'cosine' and 0 < train.decay_steps and end < longest else None
 
 
 def build_optimizer(train):

@@ -26,6 +26,7 @@ from flow_layers import (
 )
 from flow_layers.build import build_flow, build_gaussian_prior
 from flow_layers.folded import FoldedFlow
+from flow_layers.sequence_flow import MultiLevelFlow
 from tests.flow_support import FlowTestCase, disturb, lengths_and_mask, make_memory, random_normal
 from tests.support import seeds
 
@@ -221,6 +222,19 @@ class FoldedTest(tf.test.TestCase):
                         got, log_det = direction(x, mask, prepared)
                         self.assertAllClose(got, want, 1e-3, 1e-3)
                         self.assertAllClose(log_det, want_log_det, 1e-3, 1e-3)
+
+    def test_levels_may_be_single_layers(self):
+        coupling = Coupling(FeatureSplit(8, 'up'), AFFINE, SelfAttentionConditioner(4, SOURCE, 8, 5, 2))
+        flow = MultiLevelFlow([ActNorm(8), coupling], 8, (2,))
+        disturb(flow, self.random, 0.1)
+        folded = flow.folded(tf.float32)
+        self.assertIsInstance(folded, FoldedFlow)
+        mask = lengths_and_mask(self.random, 2, 2, 3)
+        x = tf.where(mask[:, :, tf.newaxis], random_normal(self.random, [2, 6, 8], tf.float32), 0.0)
+        memory = make_memory(self.random, 2, SOURCE, tf.float32)
+        want = flow.inverse_and_log_det(x, mask, memory)
+        got = folded.inverse_and_log_det(x, mask, folded.prepare(memory.outputs, memory.mask))
+        self.assertAllClose(got, want, 1e-4, 1e-4)
 
     def test_padding_is_not_looked_at_and_comes_out_zero(self):
         flow = build_flow(8, SOURCE, (0, 1), (2,), hidden_size=5, heads=2)

@@ -12,6 +12,7 @@ from build_model import build_model
 from sequencing import training
 from sequencing.config import Config, RNNDecoderConfig, RNNEncoderConfig, Seq2SeqConfig, TrainConfig
 from sequencing.diagnosis import first_nonfinite
+from sequencing.flow_config import FlowTrainConfig
 from sequencing.losses import cross_entropy
 from sequencing.optimizers import SGD, FusedAdam, LearningRate, build_optimizer, early_end
 from sequencing.structures import Batch
@@ -209,13 +210,16 @@ class UpdateTest(tf.test.TestCase):
                 self.assertAllClose(rate(step), value, atol=1e-6, msg=f'{schedule} at {step}')
 
     def test_a_rate_that_ends_before_training_does_is_told(self):
-        for steps, schedule, want in (
-            (0, 'cosine', None),
-            (20, 'cosine', None),
-            (19, 'cosine', 23),
-            (1, 'constant', None),
+        for steps, schedule, first, want in (
+            (0, 'cosine', 0, None),
+            (20, 'cosine', 0, None),
+            (19, 'cosine', 0, 23),
+            (10, 'cosine', 10, None),
+            (9, 'cosine', 10, 13),
+            (1, 'constant', 0, None),
         ):
-            train = TrainConfig(warmup_steps=4, max_steps=24, schedule=schedule, decay_steps=steps)
+            flow = FlowTrainConfig(reconstruction_steps=first)
+            train = TrainConfig(warmup_steps=4, max_steps=24, schedule=schedule, decay_steps=steps, flow=flow)
             self.assertEqual(early_end(train), want)
             if want:
                 self.assertAllClose(LearningRate(train)(want), 0.0, atol=1e-9)
