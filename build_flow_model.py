@@ -95,7 +95,13 @@ def build_decoder(model):
     part = model.decoder
     if part.kind == 'transformer':
         return TransformerDecoder(
-            model.latent_size, model.hidden_size, part.layers, part.heads, part.dropout, part.word_dropout
+            model.latent_size,
+            model.hidden_size,
+            part.layers,
+            part.heads,
+            part.dropout,
+            part.word_dropout,
+            part.copy_source,
         )
     return RecurrentDecoder(
         model.latent_size,

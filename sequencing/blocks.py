@@ -125,6 +125,27 @@ def attend(queries, keys, values, key_bias):
     return tf.matmul(tf.cast(tf.nn.softmax(wide), values.dtype), values)
 
 
+def source_beside_target(rows, states, lengths):
+    """What the source says at the place of each target position, both sentences being stretched to the same length.
+
+        place(t) = (t + 1/2) * S / T - 1/2, weights(t) = softmax over s of -2 (s - place(t))^2, s and t from 0
+
+    Args:
+      rows: `Rows` of the targets, one or several a source.
+      states: `[B, S, D]` float, of the source; lengths: `[B]` float32, its real steps. The weights are float32.
+    Returns:
+      flat rows of targets, `[..., D]`, zeros at padding.
+    """
+    batch, steps = tf.shape(states)[0], tf.range(tf.shape(states)[1], dtype=tf.float32)
+    of_targets = tf.maximum(tf.reshape(rows.counts(tf.float32), [batch, -1, 1]), 1.0)
+    stretch = lengths[:, tf.newaxis, tf.newaxis] / of_targets  # [B, targets a source, 1]
+    places = (tf.range(rows.time, dtype=tf.float32) + 0.5) * stretch - 0.5
+    places = tf.reshape(places, [batch, -1, 1])
+    far = tf.where(steps < lengths[:, tf.newaxis, tf.newaxis], -2.0 * tf.square(steps - places), tf.float32.min / 2)
+    copied = tf.matmul(tf.cast(tf.nn.softmax(far), states.dtype), states)
+    return rows.only_real(tf.reshape(copied, [-1, states.shape[-1]]))
+
+
 class SelfAttentionBlock(tf.Module):
     """`norm(x + dropout(attention of x over itself))`, heads side by side and no projection behind them.
 

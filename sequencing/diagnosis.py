@@ -48,7 +48,7 @@ def nonfinite_weight(model):
     """A sentence that names the first non-finite weight of a model; '' where all are finite."""
     for variable in model.trainable_variables:
         if not bool(tf.reduce_all(tf.math.is_finite(variable))):
-            return f'the weight {variable.name} is non-finite'
+            return f'the weight {module_path(model, variable)} is non-finite'
     return ''
 
 
@@ -57,8 +57,8 @@ def _finite(result):
     return all(bool(tf.reduce_all(tf.math.is_finite(leaf))) for leaf in leaves)
 
 
-def module_path(model, module):
-    """Dotted attribute path of `module` below `model`, as in a checkpoint's keys."""
-    for path, _ in model._flatten(recursive=True, predicate=lambda m: m is module, with_path=True):
+def module_path(model, part):
+    """Dotted attribute path of a module or variable below `model`, as in a checkpoint's keys."""
+    for path, _ in model._flatten(recursive=True, predicate=lambda leaf: leaf is part, with_path=True):
         return '.'.join(map(str, path))
-    return module.name
+    return part.name

@@ -78,6 +78,7 @@ class FlowTransformerDecoderConfig:
     heads: int = option(8, 'heads of every attention', at_least=1)
     dropout: float = _rate(0.1, _DROPOUT)
     word_dropout: float = _rate(0.0, 'chance of dropping a whole latent')
+    copy_source: bool = option(False, 'positions begin with what the source says at the same place of the sentence')
 
 
 @dataclass(frozen=True)

@@ -6,32 +6,46 @@ A decoder maps flat latents `[B * T, latent_size]` to flat features `[B * T, lat
 
 import tensorflow as tf
 
-from sequencing.blocks import Bidirectional, DecoderBlock, GlobalAttention, SourceAttentionBlock, uniform_linear
+from sequencing.blocks import (
+    Bidirectional,
+    DecoderBlock,
+    GlobalAttention,
+    SourceAttentionBlock,
+    source_beside_target,
+    uniform_linear,
+)
 from sequencing.layers import Dropout
 
 
 class TransformerDecoder(tf.Module):
     """Positions attend to the latents; Transformer layers follow. Latents enter through that attention alone.
 
+    With `copy_source`, a position begins with what the source says at the same place, so that where to look need not be
+    found first (after the copied inputs of Gu et al., 2018, https://arxiv.org/abs/1711.02281, section 3.1, and the soft
+    copy of Wei et al., 2019, https://arxiv.org/abs/1906.02041; theirs are embeddings, these are the encoder's states).
+
     Args:
       size: width of latents and source states.
       hidden_size: of feed-forward.
       layers, heads: how many.
       dropout: within layers; word_dropout: of whole latents.
+      copy_source: whether source states are added, see `blocks.source_beside_target`.
     """
 
-    def __init__(self, size, hidden_size, layers, heads, dropout=0.0, word_dropout=0.0, name='decoder'):
+    def __init__(self, size, hidden_size, layers, heads, dropout=0.0, word_dropout=0.0, copy_source=False,
+                 name='decoder'):  # fmt: skip
         super().__init__(name=name)
-        self.size = size
+        self.size, self.copy_source = size, copy_source
         with self.name_scope:
             self.word_dropout = Dropout(word_dropout, broadcast_axes=(-1,), name='word_dropout')
             self.position_attention = SourceAttentionBlock(size, heads, dropout, name='position_attention')
             self.layers = [DecoderBlock(size, hidden_size, heads, dropout, name=f'layer_{i}') for i in range(layers)]
 
     def prepare(self, outputs, rows):
-        """Flat source states `[B * S, D]` and their `Rows` to every layer's keys and values, and the key bias."""
+        """Flat source states `[B * S, D]` and their `Rows` to every layer's keys and values, the key bias, and what
+        `source_beside_target` reads."""
         pairs = [layer.source_attention.keys_and_values(outputs, rows.batch) for layer in self.layers]
-        return pairs, rows.key_bias(outputs.dtype)
+        return pairs, rows.key_bias(outputs.dtype), (rows.padded(outputs), rows.counts(tf.float32))
 
     def __call__(self, z, rows, source, seed=None):
         """Features for flat latents.
@@ -42,10 +56,12 @@ class TransformerDecoder(tf.Module):
           source: what `prepare` gave.
           seed: for dropout.
         """
-        pairs, bias = source
+        pairs, bias, copied = source
         keys, values = self.position_attention.keys_and_values(self.word_dropout(z, seed), rows.batch)
         signal = rows.positions(self.size, z.dtype)
         x = self.position_attention(signal, keys, values, rows.key_bias(z.dtype), seed)
+        if self.copy_source:
+            x += source_beside_target(rows, *copied)
         for layer, (keys, values) in zip(self.layers, pairs):
             x = layer(x, rows, keys, values, bias, seed)
         return x

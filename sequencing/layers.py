@@ -20,10 +20,20 @@ _BLANK = contextvars.ContextVar('blank', default=False)
 
 @contextlib.contextmanager
 def blank_weights():
-    """Weights that start by `uniform` and `normal` are zero in parts that are built within: a checkpoint fills them."""
+    """Weights that start by `uniform` and `normal` are zero in parts that are built within: a checkpoint fills them.
+
+    Their names are without those of the parts: TensorFlow makes a kernel for each name, which is most of what it takes
+    to make a variable.
+    """
+
+    def without_scope(make, **options):
+        with tf.name_scope(''):
+            return make(**options)
+
     token = _BLANK.set(True)
     try:
-        yield
+        with tf.variable_creator_scope(without_scope):
+            yield
     finally:
         _BLANK.reset(token)
 

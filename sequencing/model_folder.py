@@ -17,6 +17,7 @@ import re
 import subprocess
 
 import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from sequencing.cli import note
 from sequencing.config import Config
@@ -25,6 +26,7 @@ from sequencing.options import from_dict, to_json
 from sequencing.text import atomic_file
 
 FORMAT = 1
+_OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'  # TensorFlow's key of what a checkpoint says about objects
 # What reading a damaged checkpoint, or another model's, raises; IndexError where bytes are missing.
 _DAMAGE = (tf.errors.OpError, OSError, AssertionError, ValueError, IndexError)
 
@@ -203,10 +205,49 @@ def checkpoint_path(model_dir, which='best'):
 def restore_weights(model, path):
     """Loads a model's weights from a checkpoint and nothing else of it.
 
+    All of them are read at once: `tf.train.Checkpoint.restore` takes a millisecond for each.
+
     Raises:
       UserError: the file is damaged, or belongs to another model.
     """
     try:
-        tf.train.Checkpoint(model=model).restore(path).expect_partial().assert_existing_objects_matched()
+        reader = tf.train.load_checkpoint(path)
+        weights, shapes = checkpoint_keys(model, reader), reader.get_variable_to_shape_map()
+        for key, variable in weights.items():
+            if shapes[key] != variable.shape.as_list():
+                raise ValueError(f'{key} is {shapes[key]} there, and {variable.shape.as_list()} in this model')
+        dtypes, whole = [variable.dtype for variable in weights.values()], [''] * len(weights)
+        values = tf.raw_ops.RestoreV2(prefix=path, tensor_names=[*weights], shape_and_slices=whole, dtypes=dtypes)
+        for variable, value in zip(weights.values(), values):
+            variable.assign(value)
     except _DAMAGE as error:
         raise UserError(f'{path} cannot be loaded: {_reason(error)}.') from error
+
+
+def checkpoint_keys(model, reader):
+    """The variables of a model by their keys in a checkpoint that has it as `model`.
+
+    A key depends on all that was saved beside the model: it is the shortest path to a variable, be it the optimizer's.
+    The graph of objects in the checkpoint says what each is called.
+
+    Raises:
+      ValueError: a variable is not in the checkpoint.
+    """
+    graph = TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
+    nothing = TrackableObjectGraph.TrackableObject()
+    places = {child.local_name: child.node_id for child in graph.nodes[0].children}
+    parts, visited, paths, keys = [(model, 'model', places.get('model'))], set(), {}, {}
+    for part, path, place in parts:  # grows; the place is None for what was not saved under this path
+        if (id(part), place) in visited:
+            continue
+        visited.add((id(part), place))
+        saved = nothing if place is None else graph.nodes[place]
+        if isinstance(part, tf.Variable):
+            paths[id(part)] = path
+            keys |= {attribute.checkpoint_key: part for attribute in saved.attributes}
+        places = {child.local_name: child.node_id for child in saved.children}
+        parts.extend((child, f'{path}/{name}', places.get(name)) for name, child in part._trackable_children().items())
+    missing = paths.keys() - {id(variable) for variable in keys.values()}
+    if missing:
+        raise ValueError(f'it has no {min(paths[each] for each in missing)}')
+    return keys

@@ -2,7 +2,17 @@
 
 import numpy as np
 
-from sequencing_np.layers import LayerNorm, Linear, attend, key_penalty, linear, position_signal, split_heads
+from sequencing_np.layers import (
+    PENALTY,
+    LayerNorm,
+    Linear,
+    attend,
+    key_penalty,
+    linear,
+    position_signal,
+    softmax,
+    split_heads,
+)
 from sequencing_np.rnn import CELLS, read_sequence
 
 
@@ -55,6 +65,21 @@ class Rows:
     def paired(self):
         """Rows where two neighbouring steps are one; a pair is real if either of the two is."""
         return self.kept('paired', lambda: Rows(self.xp, self.mask[:, ::2] | self.mask[:, 1::2]))
+
+
+def source_beside_target(rows, states, lengths):
+    """What the source says at the place of each target position; see `sequencing.blocks`.
+
+    Args:
+      rows: `Rows` of the targets, one or several a source; states: `[B, S, D]`, of the source; lengths: `[B]` float32.
+    """
+    steps, half = rows.xp.arange(states.shape[1], dtype=np.float32), np.float32(0.5)
+    stretch = np.repeat(lengths, rows.batch // len(lengths)) / np.maximum(rows.counts, np.float32(1))
+    places = (rows.xp.arange(rows.time, dtype=np.float32) + half) * stretch[:, np.newaxis] - half
+    places = places.reshape(len(lengths), -1, 1)
+    far = np.float32(-2) * np.square(steps - places)
+    weights = softmax(np.where(steps < lengths[:, np.newaxis, np.newaxis], far, np.float32(-PENALTY)))
+    return rows.only_real((weights @ states).reshape(-1, states.shape[2]))
 
 
 class SelfAttentionBlock:

@@ -5,7 +5,15 @@ import math
 import numpy as np
 
 from sequencing_np import flow_decoding
-from sequencing_np.blocks import Bidirectional, DecoderBlock, EncoderBlock, GlobalAttention, Rows, SourceAttentionBlock
+from sequencing_np.blocks import (
+    Bidirectional,
+    DecoderBlock,
+    EncoderBlock,
+    GlobalAttention,
+    Rows,
+    SourceAttentionBlock,
+    source_beside_target,
+)
 from sequencing_np.flow import PRIORS
 from sequencing_np.layers import elu, linear, weight_norm_linear
 from sequencing_np.lengths import LENGTHS
@@ -105,15 +113,22 @@ class TransformerDecoder:
     def __init__(self, weights, part):
         self.position_attention = SourceAttentionBlock(weights.below('position_attention'), part.heads)
         self.layers = [DecoderBlock(layer, part.heads) for layer in weights.listed('layers')]
+        self.copy_source = part.copy_source
 
-    prepare = TransformerPosterior.prepare
+    def prepare(self, states, rows):
+        """As in `TransformerPosterior`, and what `source_beside_target` reads."""
+        pairs = [layer.source_attention.keys_and_values(states, rows.batch) for layer in self.layers]
+        return pairs, rows.penalty, (states.reshape(rows.batch, rows.time, -1), rows.counts)
 
     def __call__(self, z, rows, source):
         """Flat latents, zero at padding, to flat features."""
         memory = self.position_attention.keys_and_values(z, rows.batch)
+        pairs, penalty, copied = source
         x = self.position_attention(rows.positions(z.shape[1]), memory, rows.penalty)
-        for layer, memory in zip(self.layers, source[0]):
-            x = layer(x, rows, memory, source[1])
+        if self.copy_source:
+            x = x + source_beside_target(rows, *copied)
+        for layer, memory in zip(self.layers, pairs):
+            x = layer(x, rows, memory, penalty)
         return x
 
 

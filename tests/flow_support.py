@@ -150,7 +150,7 @@ def tiny_flow_model(random, model=None, train=None, tokens=23):
         hidden_size=10,
         encoder=FlowTransformerEncoderConfig(layers=1, heads=2),
         posterior=FlowTransformerPosteriorConfig(layers=1, heads=2),
-        decoder=FlowTransformerDecoderConfig(layers=1, heads=2),
+        decoder=FlowTransformerDecoderConfig(layers=1, heads=2, copy_source=True),
         length=SoftmaxLengthConfig(reach=5),
         prior=FlowPriorConfig(steps=(0, 0), factors=(2,), hidden_size=6, heads=2),
     )

@@ -103,7 +103,11 @@ def flow(**model):
 
 
 FLOWS = {
-    'flow': flow(share_embeddings=True, tie_output=True),
+    'flow': flow(
+        share_embeddings=True,
+        tie_output=True,
+        decoder=FlowTransformerDecoderConfig(layers=1, heads=2, copy_source=True),
+    ),
     'flow_recurrent': flow(
         embedding_size=6,
         encoder=FlowRNNEncoderConfig(layers=2, cell='gru'),

@@ -16,7 +16,7 @@ from sequencing.config import DecodeConfig
 from sequencing.decode_options import options_for
 from sequencing.errors import UserError
 from sequencing.export import GraphVocab
-from sequencing.flow_config import FlowPriorConfig
+from sequencing.flow_config import FlowPriorConfig, FlowTransformerDecoderConfig
 from sequencing.vocab import Vocab
 from tests.export_support import LITE_FILES, WORDS, ExportChecks, run_elsewhere
 from tests.families import make_translator
@@ -24,7 +24,10 @@ from tests.numpy_support import AUTOREGRESSIVE, FLOWS, flow, write_model_folder
 from tests.support import FolderTest, run_tool, scratch_folder, seeds
 from tools import export_savedmodel, export_tflite
 
-SMALL_FLOW = flow(prior=FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2))  # two couplings
+SMALL_FLOW = flow(
+    decoder=FlowTransformerDecoderConfig(layers=1, heads=2, copy_source=True),
+    prior=FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2),  # two couplings
+)
 
 
 def constants_of(folder):
@@ -111,7 +114,7 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
         code, _, said = run_tool(export_savedmodel.main, f'--model_dir={self.model_dir}', f'--output_dir={output}')
         self.assertEqual(code, 0, said)
         loaded = tf.saved_model.load(output)
-        read = {v.name for signature in loaded.signatures.values() for v in signature.variables}
+        read = {v.ref() for signature in loaded.signatures.values() for v in signature.variables}
         names = [name for name, _ in tf.train.list_variables(f'{output}/variables/variables')]
         kept = [name for name in names if name.endswith('VARIABLE_VALUE')]
         self.assertEqual(len(kept), len(read))  # others stand in the graph as constants

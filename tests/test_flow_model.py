@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from sequencing import flowseq_decoding, noise
-from sequencing.blocks import Rows, position_signal
+from sequencing.blocks import Rows, position_signal, source_beside_target
 from sequencing.decode_options import DecodeOptions
 from sequencing.flow_config import (
     FlowPriorConfig,
@@ -16,6 +16,7 @@ from sequencing.flow_config import (
     FlowRNNEncoderConfig,
     FlowRNNPosteriorConfig,
     FlowSeqConfig,
+    FlowTransformerDecoderConfig,
     FlowTransformerEncoderConfig,
     FlowTransformerPosteriorConfig,
     GaussianPriorConfig,
@@ -42,7 +43,10 @@ SIMPLE = dict(
     share_embeddings=True,
 )
 MODELS = {'transformer': {}, 'recurrent': RECURRENT, 'simple': SIMPLE}
-THREE_LEVELS = dict(prior=FlowPriorConfig(steps=(0, 0, 0), factors=(2, 2), hidden_size=6, heads=2))
+THREE_LEVELS = dict(
+    decoder=FlowTransformerDecoderConfig(layers=1, heads=2),
+    prior=FlowPriorConfig(steps=(0, 0, 0), factors=(2, 2), hidden_size=6, heads=2),
+)
 
 
 class FlowModelCase(tf.test.TestCase):
@@ -147,6 +151,8 @@ class LossTest(FlowModelCase):
     def test_initialisation_from_data(self):
         model, _, vocab = self.model()
         batch = random_batch(self.random, vocab, batch=16)
+        for end in (model.posterior.mean, model.posterior.log_variance):  # one of next to nothing cannot be scaled
+            end.gain.assign(tf.ones_like(end.gain))
         model.initialise(batch, [1, 2], RECONSTRUCTION)
         model.initialise(batch, [1, 2], FULL)
         source = model.encode(batch.src_ids, batch.src_mask)
@@ -401,6 +407,21 @@ class PartsTest(tf.test.TestCase):
                     rate = math.exp(-i * math.log(10000) / max(half - 1, 1))
                     want[i], want[half + i] = math.sin(position * rate), math.cos(position * rate)
                 self.assertAllClose(row, want, atol=1e-9)
+
+    def test_the_source_beside_the_target_against_a_loop(self):
+        random = seeds(self)
+        sources, targets = [random.randint(1, 6) for _ in range(3)], [random.randint(1, 8) for _ in range(5)] + [0]
+        states = random_normal(random, [3, 6, 5])
+        rows = Rows(tf.sequence_mask(targets, 9))  # two a source, those of the first one first
+        got = rows.padded(source_beside_target(rows, tf.constant(states), tf.constant(sources, tf.float32)))
+        want = np.zeros([6, 9, 5])
+        for i, target in enumerate(targets):
+            source = sources[i // 2]
+            for t in range(target):
+                place = (t + 0.5) * source / target - 0.5
+                weights = [math.exp(-2 * (s - place) ** 2) for s in range(source)]
+                want[i, t] = sum(w * states[i // 2, s] for s, w in enumerate(weights)) / sum(weights)
+        self.assertAllClose(got, want, atol=1e-5)
 
     def test_every_part_has_the_dropout_of_its_configuration(self):
         encoders = (FlowTransformerEncoderConfig(layers=1, heads=2, dropout=0.3, embedding_dropout=0.4),

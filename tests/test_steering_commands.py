@@ -157,7 +157,7 @@ class SteeringCommandTest(tf.test.TestCase):
             ((model, output, '--checkpoints=gone'), '--checkpoint'),
             ((model, f'--output_dir={self.folder}', '--last=1'), 'there already'),
             ((output, '--last=1'), '--model_dir is required'),
-            ((model, output, f'--checkpoints={self.path("transformer")}/ckpt-3'), 'cannot be loaded'),
+            ((model, output, f'--checkpoints={self.path("transformer")}/ckpt-3'), 'cannot be loaded: it has no model/'),
         ):
             code, _, err = run_tool(average_checkpoints.main, *arguments)
             self.assertEqual(code, 2, (arguments, err))

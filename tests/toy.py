@@ -50,7 +50,7 @@ def config_toy_flow():
             embedding_size=8, latent_size=8, hidden_size=10, length=SoftmaxLengthConfig(reach=5),
             encoder=FlowTransformerEncoderConfig(layers=1, heads=2),
             posterior=FlowTransformerPosteriorConfig(layers=1, heads=2),
-            decoder=FlowTransformerDecoderConfig(layers=1, heads=2),
+            decoder=FlowTransformerDecoderConfig(layers=1, heads=2, copy_source=True),
             prior=FlowPriorConfig(steps=(0,), factors=(), hidden_size=6, heads=2),
         ),
         train=dataclasses.replace(
