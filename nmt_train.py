@@ -323,7 +323,7 @@ def enter_phase(config, distribution, model, objective, optimizer, state, inputs
     """The phase of the next update, begun if it was not yet, and its `Updater`."""
     phase = phase_at(objective, step)
     number = objective.phases.index(phase)
-    optimizer.learning_rate = LearningRate(config.train, phase.warmup_steps, phase.steps)
+    optimizer.learning_rate = LearningRate(config.train, phase.warmup_steps, phase.steps, phase.rate)
     if int(state.phases_begun) <= number:
         if not bool(state.warm):
             objective.begin(phase, inputs)

@@ -240,6 +240,7 @@ class FlowTrainConfig:
     reconstruction_steps: int = option(0, 'first updates, in which only the reconstruction from the mean of the '
                                        'posterior is trained', at_least=0)  # fmt: skip
     reconstruction_warmup: int = option(4000, 'of these, the first ones, over which the rate rises', at_least=0)
+    bound_rate: float = option(1.0, 'peak of the rate in the bound, as a share of train.learning_rate', above=0)
     init_sentences: int = option(512, 'random pairs on which layers are initialised before each phase', at_least=2)
     init_over_padding: bool = option(False, 'padding counts in that initialisation, as in the published code; only for '
                                      'models imported from it')  # fmt: skip

@@ -32,8 +32,8 @@ class FlowObjective:
         first, train = self.recipe.reconstruction_steps, config.train
         beyond = {id(v) for part in (model.prior, model.posterior.log_variance) for v in part.trainable_variables}
         known = [v for v in model.trainable_variables if id(v) not in beyond]
-        whole = Phase(FULL, first, train.max_steps - first, train.warmup_steps, model.trainable_variables)
-        self.phases = [whole]
+        steps, rate = train.max_steps - first, self.recipe.bound_rate
+        self.phases = [Phase(FULL, first, steps, train.warmup_steps, model.trainable_variables, rate)]
         if first:
             self.phases.insert(0, Phase(RECONSTRUCTION, 0, first, min(self.recipe.reconstruction_warmup, first), known))
 

@@ -20,6 +20,7 @@ class Phase(NamedTuple):
     steps: int  # how many updates it has
     warmup_steps: int  # over which the learning rate rises
     variables: list  # that it trains
+    rate: float = 1.0  # the peak of its learning rate, as a share of the configured one
 
 
 def phase_at(objective, update):

@@ -100,10 +100,11 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
     Args:
       train: `TrainConfig`.
       warmup_steps, steps: of the phase, where training has several; those of the configuration by default.
+      rate: share of the configured peak.
     """
 
-    def __init__(self, train, warmup_steps=None, steps=None):
-        self.train = train
+    def __init__(self, train, warmup_steps=None, steps=None, rate=1.0):
+        self.train, self.rate = train, rate
         self.warmup_steps = train.warmup_steps if warmup_steps is None else warmup_steps
         self.decay_steps = train.decay_steps or max((steps or train.max_steps) - self.warmup_steps, 1)
 
@@ -121,10 +122,11 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
         else:
             factor = 1.0
         rising = train.warmup_from + (1.0 - train.warmup_from) * (done + 1.0) / warmup
-        return train.learning_rate * tf.where(done < self.warmup_steps, rising, factor)
+        return self.rate * train.learning_rate * tf.where(done < self.warmup_steps, rising, factor)
 
     def get_config(self):
-        return {'train': self.train, 'warmup_steps': self.warmup_steps, 'steps': self.decay_steps + self.warmup_steps}
+        steps = self.decay_steps + self.warmup_steps
+        return {'train': self.train, 'warmup_steps': self.warmup_steps, 'steps': steps, 'rate': self.rate}
 
 
 def early_end(train):

@@ -184,10 +184,16 @@ class FlowTrainingTest(tf.test.TestCase):
             objective, _, _ = self.objective(reconstruction_warmup=warmup, train={'warmup_steps': 2})
             self.assertEqual([phase.warmup_steps for phase in objective.phases], [want, 2])
 
+    def test_the_rate_of_the_bound_has_a_peak_of_its_own(self):
+        objective, _, _ = self.objective(bound_rate=0.25)
+        self.assertEqual([phase.rate for phase in objective.phases], [1.0, 0.25])
+
     def test_the_learning_rate_begins_anew_in_each_phase(self):
         _, config, _ = self.objective(train={'warmup_steps': 10, 'warmup_from': 0.5, 'learning_rate': 2.0})
         rate = LearningRate(config.train, warmup_steps=4, steps=9)
         self.assertAllClose([rate(i) for i in (0, 1, 3, 4, 8)], [1.25, 1.5, 2.0, 2.0, 2.0])
+        rate = LearningRate(config.train, warmup_steps=4, steps=9, rate=0.5)
+        self.assertAllClose([rate(i) for i in (0, 1, 3, 4, 8)], [0.625, 0.75, 1.0, 1.0, 1.0])
 
 
 class PhasesOfATrainingTest(FolderTest):
