@@ -78,15 +78,16 @@ def config_demo_flow():
             posterior=FlowTransformerPosteriorConfig(
                 layers=2, heads=4, dropout=0.0, embedding_dropout=0.0, word_dropout=0.0
             ),
-            decoder=FlowTransformerDecoderConfig(layers=3, heads=4, dropout=0.0, word_dropout=0.75, copy_source=True),
+            decoder=FlowTransformerDecoderConfig(layers=3, heads=4, dropout=0.0, word_dropout=0.85, copy_source=True),
             length=SoftmaxLengthConfig(dropout=0.0),
             prior=FlowPriorConfig(steps=(1,), factors=(), hidden_size=128, heads=4),
         ),
         train=TrainConfig(
             learning_rate=1.5e-3, schedule='cosine', beta_2=0.98, warmup_steps=50, clip_norm=1.0, label_smoothing=0.1,
-            batch_size=3000, max_steps=1900, validate_every=800, save_every=800,
+            batch_size=3000, max_steps=3300, validate_every=1500, save_every=1500,
             flow=FlowTrainConfig(
-                reconstruction_steps=1600, reconstruction_warmup=400, kl_warmup_steps=50, glancing=1.0
+                reconstruction_steps=3000, reconstruction_warmup=400, bound_rate=0.3, kl_warmup_steps=50,
+                glancing=1.0,
             ),
         ),
         model_dir='runs/demo_flow',
