@@ -273,8 +273,8 @@ class DecodingTest(FlowModelCase):
     def test_the_bound_rises_with_more_samples(self):
         """In expectation (Burda et al., 2016): means of what is reported for many pairs, of other noise each time."""
         model, _, vocab = self.model('simple')
-        # A posterior far wider than the prior: logarithms of weights differ by many nats, whatever the seed, so that the
-        # best of several samples is worth many times what chance makes of means.
+        # A posterior far wider than the prior: logarithms of weights differ by many nats, whatever the seed, so that
+        # the best of several samples is worth many times what chance makes of means.
         model.posterior.log_variance.bias.assign_add(tf.fill([8], 3.0))
         batch, repeats = random_batch(self.random, vocab, batch=24, unit=3, trg_units=2), 10
         first, means = self.random.randrange(2**20), []
