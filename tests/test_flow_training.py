@@ -185,8 +185,13 @@ class FlowTrainingTest(tf.test.TestCase):
             self.assertEqual([phase.warmup_steps for phase in objective.phases], [want, 2])
 
     def test_the_rate_of_the_bound_has_a_peak_of_its_own(self):
-        objective, _, _ = self.objective(bound_rate=0.25)
-        self.assertEqual([phase.rate for phase in objective.phases], [1.0, 0.25])
+        train = {'warmup_steps': 1, 'learning_rate': 2.0}
+        objective, config, _ = self.objective(bound_rate=0.25, reconstruction_warmup=1, train=train)
+        optimizer, state = build_optimizer(config.train), TrainingState(1, objective.parts)
+        state.phases_begun.assign(2)  # nothing is set from data any more
+        for phase, want in zip(objective.phases, (2.0, 0.5), strict=True):
+            nmt_train.enter_phase(config, None, objective.model, objective, optimizer, state, None, phase.first)
+            self.assertAllClose(optimizer.learning_rate, want)
 
     def test_the_learning_rate_begins_anew_in_each_phase(self):
         _, config, _ = self.objective(train={'warmup_steps': 10, 'warmup_from': 0.5, 'learning_rate': 2.0})
