@@ -5,8 +5,9 @@
     python benchmarks/flow_decode.py --peer 'python time_flowseq_ref.py REF --config BASE.json --what argmax,batch,iw'
 
 Random weights, forced lengths, vocabulary 8,000: only shapes matter. Ours and the peer run in turn, each in a process
-of its own; `--clock cpu` reads the second number. `--precisions float32,mixed_bfloat16,numpy` times NumPy, too. Without
-a peer, ours is compared with itself.
+of its own; `--clock cpu` reads the second number. Among `--precisions` may also be `numpy`, and `litert-float32` and
+`litert-int8`: the files that tools/export_tflite.py writes, with room for as many tokens as there are, of argmax of one
+sentence. Without a peer, ours is compared with itself.
 """
 
 import os
@@ -57,19 +58,27 @@ def main(argv=None):
 
 def benchmark(values):
     if values.measure:
-        return measure_numpy(values) if values.measure == 'numpy' else measure(values)
+        own = {'numpy': measure_numpy, 'litert-float32': measure_litert, 'litert-int8': measure_litert}
+        return own.get(values.measure, measure)(values)
     ours, peer = in_turn(values, __file__, f'--cases={",".join(values.cases)}')
     for case in values.cases:
         for precision, rounds in ours.items():
-            mine = [found[case] for found in rounds]
+            mine = [found[case] for found in rounds if case in found]
+            if not mine:
+                continue  # more than a sentence, and LiteRT
             theirs = [found[case] for found in peer if case in found] or mine
             ratios = [other / own for other, own in zip(theirs, mine)]
             report(f'flow_decode/{case.replace(" ", "_")}/{"bf16" if "bf" in precision else precision}',
                    statistics.median(ratios), (min(ratios), max(ratios)), statistics.median(mine),
-                   statistics.median(theirs), 'ms', threads=values.threads,
-                   engine='NumPy, float32' if precision == 'numpy' else 'TensorFlow graph',
+                   statistics.median(theirs), 'ms', threads=values.threads, engine=engine(precision),
                    model=f'FlowSeq base, vocabulary {VOCAB}')  # fmt: skip
     return 0
+
+
+def engine(precision):
+    return {'numpy': 'NumPy, float32', 'litert-float32': 'LiteRT', 'litert-int8': 'LiteRT'}.get(
+        precision, 'TensorFlow graph'
+    )
 
 
 def in_turn(values, script, *more):
@@ -139,6 +148,31 @@ def measure_numpy(values):
     return 0
 
 
+def measure_litert(values):
+    """The same of what tools/export_tflite.py makes, one file for each length."""
+    cli.quiet_tensorflow()
+    cli.use_threads(values.threads)
+    import types
+
+    from ai_edge_litert.interpreter import Interpreter
+
+    from sequencing.decode_options import DecodeOptions
+    from tools import export_tflite
+
+    _, vocab = base_config('float32')
+    model, options = base_model('float32'), decode_options(DecodeOptions)['argmax']
+    translator = types.SimpleNamespace(model=model, src_vocab=vocab, trg_vocab=vocab, is_flow=True)
+    for name in values.cases:
+        mode, sentences, length = CASES[name]
+        if mode != 'argmax' or sentences > 1:
+            continue
+        function = export_tflite.build(translator, length - 1, length, options)  # the file adds EOS to the source
+        content = export_tflite.convert(model, function, values.measure.partition('-')[2])
+        run = Interpreter(model_content=content, num_threads=values.threads).get_signature_runner()
+        run_case(values, name, lambda mode, ids, mask, run=run: run(src_ids=ids[:, :-1]))
+    return 0
+
+
 def decode_options(make):
     """`DecodeOptions` of each mode."""
     return {'argmax': make(decode='argmax'), 'iw': make(decode='iw', nlen=3, ntr=5, iw_k=4, tau=0.2)}
@@ -146,18 +180,26 @@ def decode_options(make):
 
 def run_cases(values, translate):
     """Prints the median and the least of each case, one call left out; `translate` takes a mode, ids and their mask."""
+    for name in values.cases:
+        run_case(values, name, translate)
+
+
+def run_case(values, name, translate):
     import numpy as np
 
-    for name in values.cases:
-        mode, sentences, length = CASES[name]
-        ids = np.random.default_rng(1).integers(4, VOCAB, [sentences, length]).astype(np.int32)
-        times = []
-        for _ in range(values.repeats + 1):
-            began = time.perf_counter(), time.process_time()
-            translate(mode, ids, np.ones(ids.shape, bool))
-            times.append(((time.perf_counter() - began[0]) * 1e3, (time.process_time() - began[1]) * 1e3))
-        wall, cpu = zip(*times[1:])
-        show(name, wall, cpu)
+    mode, sentences, length = CASES[name]
+    ids = np.random.default_rng(1).integers(4, VOCAB, [sentences, length]).astype(np.int32)
+    show(name, *run_times(values, lambda: translate(mode, ids, np.ones(ids.shape, bool))))
+
+
+def run_times(values, call):
+    """Milliseconds of `--repeats` calls, one more left out: by the clock, and of processor time."""
+    times = []
+    for _ in range(values.repeats + 1):
+        began = time.perf_counter(), time.process_time()
+        call()
+        times.append(((time.perf_counter() - began[0]) * 1e3, (time.process_time() - began[1]) * 1e3))
+    return zip(*times[1:])
 
 
 def show(name, wall, cpu):

@@ -33,6 +33,8 @@ SIZES = {'layers': 3, 'size': 256, 'heads': 4, 'hidden_size': 1024, 'vocab': 800
 def define(values):
     for name, size in SIZES.items():
         flags.DEFINE_integer(name, size, 'of the model', lower_bound=1, flag_values=values)
+    flags.DEFINE_integer('decoder_layers', 0, 'of the model; 0 for as many as the encoder has', lower_bound=0,
+                         flag_values=values)  # fmt: skip
     flags.DEFINE_integer('tokens', 25, 'of a source and of an output', lower_bound=1, flag_values=values)
     flags.DEFINE_integer('sentences', 20, 'timed in a round', lower_bound=1, flag_values=values)
     flags.DEFINE_integer('rounds', 3, 'times that each side is measured', lower_bound=1, flag_values=values)
@@ -84,7 +86,8 @@ def benchmark(values):
 
 
 def side_command(values, side, model):
-    given = [f'--{name}={values[name].value}' for name in (*SIZES, 'tokens', 'sentences', 'threads', 'test_src')]
+    names = (*SIZES, 'decoder_layers', 'tokens', 'sentences', 'threads', 'test_src')
+    given = [f'--{name}={values[name].value}' for name in names]
     return [sys.executable, os.path.abspath(__file__), f'--side={side}', f'--model={model}', *given]
 
 
@@ -159,7 +162,7 @@ def make(values):
             share_embeddings=True,
             tie_output=True,
             encoder=TransformerEncoderConfig(**part),
-            decoder=TransformerDecoderConfig(**part),
+            decoder=TransformerDecoderConfig(**{**part, 'layers': values.decoder_layers or values.layers}),
         ),
     )
     vocab = Vocab([f'w{i}' for i in range(values.vocab - 4)])

@@ -164,7 +164,7 @@ class Checkpoints:
 
     def restore(self):
         """Restores the newest checkpoint that can be read and returns its path, or None if there is none."""
-        paths = list(reversed(self.last.checkpoints))
+        paths = written(self.model_dir)
         for path in paths:
             try:
                 self.last.checkpoint.restore(path).assert_existing_objects_matched()
@@ -175,6 +175,20 @@ class Checkpoints:
             raise UserError(f'no checkpoint of {self.model_dir} can be read: all of {", ".join(paths)} are damaged. '
                             'Use --restart to train anew; the old folder is kept.')  # fmt: skip
         return None
+
+
+def written(model_dir):
+    """The checkpoints of a training, newest first.
+
+    A `CheckpointManager` forgets those that its file `checkpoint` dates wrongly, as after a copy between machines whose
+    clocks differ, and training would begin anew; nor are they lost with that file.
+    """
+    state = tf.train.get_checkpoint_state(model_dir)
+    if state:
+        return list(reversed(state.all_model_checkpoint_paths))
+    names = [re.fullmatch(r'(ckpt-(\d+))\.index', name) for name in os.listdir(model_dir)]
+    newest = sorted((found for found in names if found), key=lambda found: -int(found[2]))
+    return [os.path.join(model_dir, found[1]) for found in newest]
 
 
 def _reason(error):

@@ -6,6 +6,7 @@ import fcntl
 import glob
 import io
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -90,6 +91,17 @@ class CheckpointFaultsTest(unittest.TestCase):
             os.truncate(path, 0)
         with contextlib.redirect_stderr(io.StringIO()), self.assertRaisesRegex(UserError, 'all of .* are damaged'):
             self.checkpoints()[2].restore()
+
+    def test_checkpoints_are_found_whatever_their_list_says_of_time(self):
+        values = self.saved(2)
+        path = os.path.join(self.folder, 'checkpoint')
+        with open(path) as file:
+            listed = file.read()
+        with open(path, 'w') as file:  # as if written by a machine whose clock is ahead of this one's
+            file.write(re.sub(r'(timestamps?: )\d+', r'\g<1>99999999999', listed))
+        self.check_restored(2, values[1])
+        os.remove(path)
+        self.check_restored(2, values[1])
 
     def test_a_full_disk_leaves_the_last_checkpoint_as_it_is(self):
         values = self.saved(2)
