@@ -205,6 +205,10 @@ def prepare(config, model_dir, init_from, changes, distribution):
         print(inputs.report, flush=True)
         checkpoints = Checkpoints(model_dir, model, optimizer, state, config.train.keep_checkpoints)
         restore(config, model_dir, init_from, changes, model, state, checkpoints, inputs, src_vocab, trg_vocab)
+        end = early_end(config.train, objective.phases)
+        if end is not None:
+            cli.note(f'train.decay_steps={config.train.decay_steps} with train.schedule=cosine: the learning rate is 0 '
+                     f'{end} updates after a phase begins; 0 spreads it over all of them.')  # fmt: skip
         dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab, unit) if config.data.dev_src else None
         validator = Validator(config, model_dir, model, objective, optimizer, src_vocab, trg_vocab, dev)
     check_alike(distribution, 'training text', ' '.join(inputs.keys))
@@ -225,10 +229,6 @@ def restore(config, model_dir, init_from, changes, model, state, checkpoints, in
     unread = unread_by_rl(config)
     if unread and config.train.mode == 'rl':
         cli.note(f'mode rl does not read {", ".join(unread)}: what is rewarded is the model that writes')
-    end = early_end(config.train)
-    if end is not None:
-        cli.note(f'train.decay_steps={config.train.decay_steps} with train.schedule=cosine: the learning rate is 0 '
-                 f'{end} updates after a phase begins; 0 spreads it over all of them.')  # fmt: skip
     check_same_data(model_dir, inputs.keys if restored else None)
     for change in changes:
         cli.note(change)

@@ -16,6 +16,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 from absl import flags
@@ -38,6 +39,12 @@ CASES = {  # name in the peer's output: (mode, sentences, length)
 def define(values):
     define_sides(values, repeats=7)
     flags.DEFINE_list('cases', list(CASES), 'names of the cases', flag_values=values)
+    define_litert(values)
+
+
+def define_litert(values):
+    flags.DEFINE_string('litert_dir', '', 'folder of LiteRT files, made where they are not there, which takes a minute '
+                        'each; a scratch one by default', flag_values=values)  # fmt: skip
 
 
 def define_sides(values, repeats):
@@ -60,7 +67,9 @@ def benchmark(values):
     if values.measure:
         own = {'numpy': measure_numpy, 'litert-float32': measure_litert, 'litert-int8': measure_litert}
         return own.get(values.measure, measure)(values)
-    ours, peer = in_turn(values, __file__, f'--cases={",".join(values.cases)}')
+    with tempfile.TemporaryDirectory() as scratch:
+        given = f'--cases={",".join(values.cases)}', f'--litert_dir={values.litert_dir or scratch}'
+        ours, peer = in_turn(values, __file__, *given)
     for case in values.cases:
         for precision, rounds in ours.items():
             mine = [found[case] for found in rounds if case in found]
@@ -150,11 +159,24 @@ def measure_numpy(values):
 
 def measure_litert(values):
     """The same of what tools/export_tflite.py makes, one file for each length."""
-    cli.quiet_tensorflow()
-    cli.use_threads(values.threads)
-    import types
-
     from ai_edge_litert.interpreter import Interpreter
+
+    cases = {name: CASES[name][2] for name in values.cases if CASES[name][:2] == ('argmax', 1)}
+    weights = values.measure.partition('-')[2]
+    paths = {length: os.path.join(values.litert_dir, f'{weights}-{length}.tflite') for length in cases.values()}
+    missing = [length for length in paths if not os.path.exists(paths[length])]
+    if missing:
+        write_litert(weights, {length: paths[length] for length in missing})
+    for name, length in cases.items():
+        run = Interpreter(paths[length], num_threads=values.threads).get_signature_runner()
+        run_case(values, name, lambda mode, ids, mask, run=run: run(src_ids=ids[:, :-1]))
+    return 0
+
+
+def write_litert(weights, paths):
+    """Writes a file with room for as many tokens as each key of `paths` says."""
+    cli.quiet_tensorflow()
+    import types
 
     from sequencing.decode_options import DecodeOptions
     from tools import export_tflite
@@ -162,15 +184,12 @@ def measure_litert(values):
     _, vocab = base_config('float32')
     model, options = base_model('float32'), decode_options(DecodeOptions)['argmax']
     translator = types.SimpleNamespace(model=model, src_vocab=vocab, trg_vocab=vocab, is_flow=True)
-    for name in values.cases:
-        mode, sentences, length = CASES[name]
-        if mode != 'argmax' or sentences > 1:
-            continue
-        function = export_tflite.build(translator, length - 1, length, options)  # the file adds EOS to the source
-        content = export_tflite.convert(model, function, values.measure.partition('-')[2])
-        run = Interpreter(model_content=content, num_threads=values.threads).get_signature_runner()
-        run_case(values, name, lambda mode, ids, mask, run=run: run(src_ids=ids[:, :-1]))
-    return 0
+    for length, path in paths.items():
+        function = export_tflite.build(translator, length - 1, length, options)  # which adds EOS to the source
+        content = export_tflite.convert(model, function, weights)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, 'wb') as file:
+            file.write(content)
 
 
 def decode_options(make):

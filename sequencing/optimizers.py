@@ -129,11 +129,16 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
         return {'train': self.train, 'warmup_steps': self.warmup_steps, 'steps': steps, 'rate': self.rate}
 
 
-def early_end(train):
-    """The update of a phase from which on the rate is 0 though it goes on, None where there is no such update."""
-    end, first = train.warmup_steps + train.decay_steps, train.flow.reconstruction_steps
-    longest = max(first, train.max_steps - first)  # every phase begins with a new course of the rate
-    return end if train.schedule == 'cosine' and 0 < train.decay_steps and end < longest else None
+def early_end(train, phases):
+    """The update of a phase from which on its rate is 0 though it goes on, None where there is no such update.
+
+    Args:
+      train: `TrainConfig`; phases: of the objective, each with a course of the rate of its own.
+    """
+    if train.schedule != 'cosine' or not train.decay_steps:
+        return None
+    ends = ((phase.warmup_steps + train.decay_steps, phase.steps) for phase in phases)
+    return min((end for end, steps in ends if end < steps), default=None)
 
 
 def build_optimizer(train):

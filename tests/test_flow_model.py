@@ -151,7 +151,7 @@ class LossTest(FlowModelCase):
     def test_initialisation_from_data(self):
         model, _, vocab = self.model()
         batch = random_batch(self.random, vocab, batch=16)
-        for end in (model.posterior.mean, model.posterior.log_variance):  # one of next to nothing cannot be scaled
+        for end in (model.posterior.mean, model.posterior.log_variance):  # near 0 there is nothing to scale
             end.gain.assign(tf.ones_like(end.gain))
         model.initialise(batch, [1, 2], RECONSTRUCTION)
         model.initialise(batch, [1, 2], FULL)

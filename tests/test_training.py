@@ -12,8 +12,8 @@ from build_model import build_model
 from sequencing import training
 from sequencing.config import Config, RNNDecoderConfig, RNNEncoderConfig, Seq2SeqConfig, TrainConfig
 from sequencing.diagnosis import first_nonfinite
-from sequencing.flow_config import FlowTrainConfig
 from sequencing.losses import cross_entropy
+from sequencing.objectives import Phase
 from sequencing.optimizers import SGD, FusedAdam, LearningRate, build_optimizer, early_end
 from sequencing.structures import Batch
 from sequencing.training import FIRST_LOSS_SCALE, TrainingState, Updater, exchange_with_averages
@@ -216,13 +216,16 @@ class UpdateTest(tf.test.TestCase):
             (19, 'cosine', 0, 23),
             (10, 'cosine', 10, None),
             (9, 'cosine', 10, 13),
+            (13, 'cosine', 20, 19),
+            (14, 'cosine', 20, None),
             (1, 'constant', 0, None),
         ):
-            flow = FlowTrainConfig(reconstruction_steps=first)
-            train = TrainConfig(warmup_steps=4, max_steps=24, schedule=schedule, decay_steps=steps, flow=flow)
-            self.assertEqual(early_end(train), want)
+            train = TrainConfig(max_steps=24, schedule=schedule, decay_steps=steps)
+            phases = [Phase('first', 0, first, 6, []), Phase('last', first, 24 - first, 4, [])][not first :]
+            self.assertEqual(early_end(train, phases), want)
             if want:
-                self.assertAllClose(LearningRate(train)(want), 0.0, atol=1e-9)
+                phase = max(phases, key=lambda phase: phase.steps)
+                self.assertAllClose(LearningRate(train, phase.warmup_steps, phase.steps)(want), 0.0, atol=1e-9)
 
     @untraced()
     def test_exchanging_with_averages_twice_changes_nothing(self):
