@@ -247,8 +247,34 @@ def score(model, src_ids, src_mask, trg_ids, trg_mask, options, seed=None, numbe
 def weighted_scores(model, source, keys, found, samples, seed):
     """The importance-weighted estimate of log p(y | x) of every candidate, the length's probability included, `[B, C]`.
 
-    The noise is keyed by source and candidate, so whoever scores the same pair gets the same number.
+    The noise is keyed by source and candidate, so whoever scores the same pair gets the same number; candidates that
+    several latents led to are scored once.
     """
+    found, places = distinct(found)
+    scores = _weighted_scores(model, source, keys, found, samples, seed)
+    return tf.gather(scores, places, batch_dims=1)
+
+
+def distinct(found):
+    """The candidates of each source without repetitions, C as many as the source with most of them has.
+
+    Args:
+      found: `Candidates`; ids, spans and length_log_probs are read.
+    Returns:
+      `Candidates` of these three, and for each one that was given its place among them, `[B, C]` int32.
+    """
+    one, other = [(x[:, :, tf.newaxis], x[:, tf.newaxis]) for x in (found.ids, found.spans)]
+    same = tf.reduce_all(one[0] == one[1], axis=3) & (other[0] == other[1])
+    twin = tf.argmax(tf.cast(same, tf.int32), axis=2, output_type=tf.int32)  # the first that is the same
+    first = twin == tf.range(tf.shape(twin)[1])
+    places = tf.gather(tf.cumsum(tf.cast(first, tf.int32), axis=1) - 1, twin, batch_dims=1)
+    order = tf.argsort(tf.cast(first, tf.int32), axis=1, direction='DESCENDING', stable=True)
+    order = order[:, : tf.reduce_max(places) + 1]
+    kept = [tf.gather(x, order, batch_dims=1) for x in (found.ids, found.spans, found.length_log_probs)]
+    return Candidates(*kept[:2], None, kept[2], None, None), places
+
+
+def _weighted_scores(model, source, keys, found, samples, seed):
     shape = tf.shape(found.ids)
     mask = tf.sequence_mask(found.spans, shape[2])
     hashes = noise.source_hash(tf.reshape(found.ids, [-1, shape[2]]), tf.reshape(mask, [-1, shape[2]]))

@@ -170,7 +170,25 @@ def _as_candidates(decoded, rows, length_log_probs, numbers):
 
 
 def weighted_scores(model, source, keys, found, samples, seed):
-    """The importance-weighted estimate of log p(y | x) of every candidate, `[B, C]`; the noise is keyed by both."""
+    """The importance-weighted estimate of log p(y | x) of every candidate, `[B, C]`; the noise is keyed by both, and
+    candidates that several latents led to are scored once."""
+    found, places = distinct(found)
+    return np.take_along_axis(_weighted_scores(model, source, keys, found, samples, seed), places, axis=1)
+
+
+def distinct(found):
+    """The candidates of each source without repetitions, and places among them; as in `sequencing`."""
+    same = (found.ids[:, :, np.newaxis] == found.ids[:, np.newaxis]).all(axis=3)
+    twin = np.argmax(same & (found.spans[:, :, np.newaxis] == found.spans[:, np.newaxis]), axis=2)
+    first = twin == np.arange(twin.shape[1])
+    places = np.take_along_axis(np.cumsum(first, axis=1) - 1, twin, axis=1)
+    order = np.argsort(~first, axis=1, kind='stable')[:, : places.max() + 1]
+    spans, log_probs = [np.take_along_axis(x, order, axis=1) for x in (found.spans, found.length_log_probs)]
+    ids = np.take_along_axis(found.ids, order[:, :, np.newaxis], axis=1)
+    return Candidates(ids, spans, None, log_probs, None, None), places
+
+
+def _weighted_scores(model, source, keys, found, samples, seed):
     count, longest = found.ids.shape[1:]
     ids, mask = found.ids.reshape(-1, longest), np.arange(longest) < found.spans.reshape(-1, 1)
     hashes = noise.source_hash(ids, mask).reshape(-1, count)

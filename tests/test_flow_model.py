@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import unittest
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -328,6 +329,32 @@ class DecodingTest(FlowModelCase):
                 length = told.max() if told.size else -math.inf
                 self.assertAllClose(got_lengths[i], length, 1e-5, 1e-5)
                 self.assertAllClose(got[i], math.log(np.mean(np.exp(weights))) + length, 1e-4, 1e-4)
+
+    def test_candidates_that_are_the_same_are_scored_once(self):
+        """Scores are those that each gets alone; what is scored has no repetitions, found here by sets."""
+        model, _, vocab = self.model()
+        batch = random_batch(self.random, vocab, batch=3)
+        ids, spans = batch.trg_ids.numpy(), batch.trg_mask.numpy().sum(axis=1)
+        chosen = np.array([[self.random.randrange(2 + i) for _ in range(5)] for i in range(2)])  # of three targets
+        chosen[1] = chosen[1, [0, 0, 1, 2, 2]]
+        source = model.encode(batch.src_ids[:2], batch.src_mask[:2])
+        keys = noise.source_hash(batch.src_ids[:2], batch.src_mask[:2])
+        log_probs = tf.zeros([2, 5])
+        given = flowseq_decoding.Candidates(ids[chosen], spans[chosen], None, log_probs, None, None)
+        with mock.patch.object(
+            flowseq_decoding, 'importance_weights', wraps=flowseq_decoding.importance_weights
+        ) as asked:
+            got = flowseq_decoding.weighted_scores(model, source, keys, given, 3, 7)
+        most = max(len({(spans[i], *ids[i]) for i in row}) for row in chosen.tolist())
+        self.assertEqual(asked.call_args.args[2].shape[0], 2 * most)
+        for row in range(2):
+            one = model.encode(batch.src_ids[row : row + 1], batch.src_mask[row : row + 1])
+            for place, i in enumerate(chosen[row]):
+                alone = flowseq_decoding.Candidates(
+                    ids[i][np.newaxis, np.newaxis], spans[[[i]]], None, tf.zeros([1, 1]), None, None
+                )
+                want = flowseq_decoding.weighted_scores(model, one, keys[row : row + 1], alone, 3, 7)
+                self.assertAllClose(got[row, place], want[0, 0], 1e-4, 1e-4)
 
     def test_importance_weights_share_the_source(self):
         model, _, vocab = self.model('recurrent')
