@@ -356,9 +356,40 @@ def exports():
     return page
 
 
+def flow_speed():
+    """Milliseconds for one sentence against the length of the output: FlowSeq by argmax, Transformers by beam 5"""
+    page = Picture(flow_speed.__doc__, 700, 330)
+    left, right, top, bottom = 60, 400, 20, 280
+    lengths = 8, 16, 32, 64
+    curves = (  # as `benchmarks/flow_rivals.py` measured them; benchmarks/RESULTS.md has them, too
+        ('Transformer 6 + 6, ours, float32', (105.4, 234.5, 477.4, 858.3), '#990000'),
+        ('Transformer 6 + 6, CTranslate2, int8', (56.9, 111.3, 230.0, 478.4), '#e06666'),
+        ('one-layer decoder, CTranslate2, int8', (12.2, 20.2, 34.6, 78.2), '#e69138'),
+        ('FlowSeq, TensorFlow, float32', (57.4, 65.0, 77.8, 104.5), '#0b5394'),
+        ('FlowSeq, LiteRT, float32', (22.2, 34.3, 50.7, 90.6), '#3d85c6'),
+        ('FlowSeq, LiteRT, int8', (10.2, 15.6, 25.5, 53.4), '#6aa84f'),
+    )
+
+    def place(length, ms):
+        across = math.log(length / lengths[0]) / math.log(lengths[-1] / lengths[0])
+        return left + across * (right - left), bottom - math.log10(ms / 10) / 2 * (bottom - top)
+
+    for ms in (10, 30, 100, 300, 1000):
+        page.line(place(lengths[0], ms), place(lengths[-1], ms), colour=PALE, width=0.5)
+        page.words(left - 8, place(lengths[0], ms)[1], f'{ms} ms', anchor='end')
+    for length in lengths:
+        page.words(place(length, 10)[0], bottom + 16, str(length))
+    page.words((left + right) / 2, bottom + 36, 'tokens')
+    for row, (words, times, colour) in enumerate(curves):
+        page.line(*map(place, lengths, times), colour=colour, width=2)
+        page.line((440, 60 + 30 * row), (464, 60 + 30 * row), colour=colour, width=2)
+        page.words(472, 60 + 30 * row, words, anchor='start')
+    return page
+
+
 PICTURES = (
     shapes, data, rnn, attention, transformer, cnn, training, many_machines, decoding, flows, flowseq, flow_decoding,
-    exports,
+    flow_speed, exports,
 )  # fmt: skip
 
 
