@@ -202,10 +202,7 @@ def verdict(findings):
             f'the prior has not caught up: {right["prior"]:.1%} of positions are right from its latents, '
             f'{right["posterior"]:.1%} from the posterior, {right["zeros"]:.1%} from zeros (KL '
             f'{findings.kl:.2f} nats a position)'
-        ), (
-            'train longer; more of train.flow.kl_weight; less of train.flow.free_bits, below which the prior learns '
-            'nothing; targets that are easier to foresee: distillation'
-        )  # fmt: skip
+        ), 'train longer; more of train.flow.kl_weight; targets that are easier to foresee: distillation'  # fmt: skip
     return 'healthy', (
         f'{right["posterior"]:.1%} of positions are right from the posterior, {right["prior"]:.1%} from the prior, '
         f'{right["zeros"]:.1%} from zeros'
