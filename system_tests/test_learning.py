@@ -19,20 +19,24 @@ FLOW = """
 
 def config_learning_flow():
     toy = config_toy()
+    still = dict(dropout=0.0, word_dropout=0.0)
     return dataclasses.replace(
         toy,
         model=FlowSeqConfig(
-            embedding_size=64, latent_size=64, hidden_size=128, tie_output=True,
-            encoder=FlowTransformerEncoderConfig(layers=2, heads=4, dropout=0.0),
-            posterior=FlowTransformerPosteriorConfig(layers=2, heads=4, dropout=0.0),
-            decoder=FlowTransformerDecoderConfig(layers=2, heads=4, dropout=0.0),
-            prior=FlowPriorConfig(steps=(1, 1), factors=(2,), hidden_size=64, heads=4),
+            embedding_size=128, latent_size=128, hidden_size=256, tie_output=True,
+            encoder=FlowTransformerEncoderConfig(layers=3, heads=4, dropout=0.0, embedding_dropout=0.0),
+            posterior=FlowTransformerPosteriorConfig(layers=1, heads=4, embedding_dropout=0.0, **still),
+            decoder=FlowTransformerDecoderConfig(layers=3, heads=4, copy_source=True, **still),
+            length=SoftmaxLengthConfig(dropout=0.0),
+            prior=FlowPriorConfig(steps=(1,), factors=(), hidden_size=64, heads=4),
         ),
         train=TrainConfig(
-            optimizer='adamw', amsgrad=True, weight_decay=1e-3, learning_rate=1e-3, schedule='exponential',
-            decay_rate=0.999995, decay_steps=1, clip_norm=1.0, loss_unit='sentences', batch_size=64,
-            batch_unit='sentences', max_steps=3000, validate_every=500, save_every=500, log_every=100,
-            flow=FlowTrainConfig(reconstruction_steps=300, kl_warmup_steps=1000),
+            learning_rate=1.5e-3, schedule='cosine', beta_2=0.98, warmup_steps=50, clip_norm=1.0, batch_size=64,
+            batch_unit='sentences', max_steps=3500, validate_every=1000, save_every=1000, log_every=100,
+            flow=FlowTrainConfig(
+                reconstruction_steps=300, reconstruction_warmup=200, kl_warmup_steps=50, glancing=1.0,
+                glancing_to=0.1,
+            ),
         ),
     )
 """
