@@ -124,13 +124,13 @@ class Coupling(SequenceBijector):
         projected = condition_at.memory._replace(projected={self.conditioner.number: (keys, values)})
         parameters = self.conditioner(condition_at.rows.only_real(condition), condition_at.with_memory(projected))
         real = _changing(condition_at, old_at)
-        # Parameters 0 at padding, whatever is there: no infinity that `where` would hide but its gradient would not.
-        parameters = tf.where(real, tf.cast(parameters, old.dtype), tf.zeros([], old.dtype))
-        new, log_slope = getattr(self.transform, direction)(old, parameters)
+        # 0 at padding, whatever is there: no infinity that `where` would hide but its gradient would not.
+        within = tf.where(real, old, tf.zeros([], old.dtype))
+        new, log_slope = getattr(self.transform, direction)(within, tf.cast(parameters, old.dtype))
         log_det = tf.zeros([], old.dtype)
-        if log_slope is not None:
-            log_slope = tf.where(real, log_slope, tf.zeros([], old.dtype))
-            log_det = tf.reduce_sum(tf.reshape(log_slope, [old_at.rows.batch, -1]), axis=1)
+        if log_slope is not None:  # a row's sum first: there is less to choose from
+            sums = tf.where(real, tf.reduce_sum(log_slope, axis=1, keepdims=True), tf.zeros([], old.dtype))
+            log_det = tf.reduce_sum(tf.reshape(sums, [old_at.rows.batch, -1]), axis=1)
         return tf.where(real, new, old), log_det
 
     def initialise_rows(self, x, at, over_padding=False):

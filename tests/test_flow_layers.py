@@ -84,6 +84,28 @@ class LayersTest(FlowTestCase):
                 split = FeatureSplit(depth, 'up')
                 self.check(Coupling(split, transform, self_attention(split, transform)), depth, most=3, atol=1e-7)
 
+    def test_infinities_at_padding_reach_no_gradient(self):
+        for name, transform in TRANSFORMS.items():
+            with self.subTest(name):
+                split = FeatureSplit(self.random.randint(4, 7), 'down')
+                layer = Coupling(split, transform, self_attention(split, transform))
+                disturb(layer, self.random, 0.2)
+                mask = lengths_and_mask(self.random, 3, 1, 5)
+                real = mask[:, :, tf.newaxis]
+                x = random_normal(self.random, [3, 5, split.condition_size + split.changed_size])
+                memory = make_memory(self.random, 3, SOURCE)
+                found = []
+                for filling in (0.0, math.inf, math.nan):
+                    filled = tf.where(real, x, filling)
+                    with tf.GradientTape() as tape:
+                        tape.watch(filled)
+                        y, log_det = layer.forward_and_log_det(filled, mask, memory)
+                        total = tf.reduce_sum(tf.sin(tf.where(real, y, 0.0))) + tf.reduce_sum(log_det)
+                    gradients = tape.gradient(total, [filled, *layer.trainable_variables])
+                    found.append([tf.convert_to_tensor(g) for g in gradients if g is not None])
+                for other in found[1:]:
+                    self.assertAllClose(found[0], other, atol=1e-12)
+
     def test_splits(self):
         sizes = [self.random.randint(2, 4), self.random.randint(5, 7), 2 * self.random.randint(2, 3)]
         splits = [TimeSplit(sizes[0], order) for order in ('up', 'down')]
