@@ -34,18 +34,26 @@ def _subtract(y, p):
 
 def _affine(x, p):
     """y = scale * x + shift, scale = sigmoid(p_1 + 2): between 0 and 1, 0.88 at the start."""
-    shift, log_scale = _affine_parameters(p)
-    return x * tf.exp(log_scale) + shift, log_scale
+    shift, raw = tf.split(p, 2, axis=-1)
+    scale, log_scale = _sigmoid_and_its_log(raw + 2.0)
+    return x * scale + shift, log_scale
 
 
 def _affine_inverse(y, p):
-    shift, log_scale = _affine_parameters(p)
+    shift, raw = tf.split(p, 2, axis=-1)
+    log_scale = tf.math.log_sigmoid(raw + 2.0)
     return (y - shift) * tf.exp(-log_scale), -log_scale
 
 
-def _affine_parameters(p):
-    shift, raw = tf.split(p, 2, axis=-1)
-    return shift, tf.math.log_sigmoid(raw + 2.0)
+@tf.custom_gradient
+def _sigmoid_and_its_log(x):
+    """Both, with a gradient that makes no exponentials again."""
+    y = tf.sigmoid(x)
+
+    def gradient(d_y, d_log):
+        return (d_y * y + d_log) * (1.0 - y)
+
+    return (y, tf.math.log_sigmoid(x)), gradient
 
 
 # The largest c for which the nlsq map stays monotone is 8 sqrt(3) / 9 * b / d (Ziegler and Rush, 2019, section 5).

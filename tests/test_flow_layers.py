@@ -84,6 +84,19 @@ class LayersTest(FlowTestCase):
                 split = FeatureSplit(depth, 'up')
                 self.check(Coupling(split, transform, self_attention(split, transform)), depth, most=3, atol=1e-7)
 
+    def test_gradients_of_transforms(self):
+        for name, transform in TRANSFORMS.items():
+            with self.subTest(name):
+                x = random_normal(self.random, [2, 3])
+                p = random_normal(self.random, [2, 3 * transform.parameters])
+
+                def both(x, p, transform=transform):
+                    y, log_slope = transform.forward(x, p)
+                    return y if log_slope is None else tf.sin(y) + tf.square(log_slope)
+
+                for found, numeric in zip(*tf.test.compute_gradient(both, [x, p], delta=1e-5)):
+                    self.assertAllClose(found, numeric, rtol=1e-4, atol=1e-4)
+
     def test_infinities_at_padding_reach_no_gradient(self):
         for name, transform in TRANSFORMS.items():
             with self.subTest(name):
