@@ -49,7 +49,8 @@ Trains a model from a configuration: a function config_*() of a Python file.
   python nmt_train.py --config config_en2de --mode rl --init_from runs/en2de --model_dir runs/en2de_rl
       sequence-level training of what the first one learnt, by the recipe train.rl
 
-Started again with the same --model_dir, training goes on where it was; nothing is ever deleted.
+Started again with the same --model_dir, training goes on where it was; nothing is ever deleted but the
+oldest checkpoints (train.keep_checkpoints).
 """
 
 

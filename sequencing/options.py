@@ -175,8 +175,9 @@ def _member_of_kind(members, kind, where):
 def override(config, settings):
     """Applies the `a.b=value` texts of `--set`, in order, and returns the new configuration, checked as a whole.
 
-    A value is read as JSON where it is JSON (`3`, `0.1`, `true`, `null`, `["a", "b"]`), else as the text itself.
-    Setting the `kind` of a part that comes in kinds replaces it by that kind with its defaults.
+    A value is read as JSON where it is JSON (`3`, `0.1`, `true`, `null`, `["a", "b"]`), else as the text itself; no text
+    where a list is due is the empty one. Setting the `kind` of a part that comes in kinds replaces it by that kind with
+    its defaults.
 
     Raises:
       ConfigError: no `=`, an unknown field, or a value that the field does not take.
@@ -215,7 +216,7 @@ def _override(config, names, value, text, path):
     if not _fits(value, hint) and _fits(text, hint):
         value = text
     if isinstance(value, str) and typing.get_origin(hint) is tuple:
-        value = [value]
+        value = [value] if value else []
     return dataclasses.replace(config, **{name: _from_value(hint, value, path)})
 
 

@@ -284,6 +284,12 @@ class CheckFilesTest(InputsTest):
             with self.assertRaisesRegex(UserError, message):
                 check_files(config)
 
+    def test_a_folder_that_is_not_set_is_told(self):
+        config = self.config((('nowhere-at-all', 0.0),))
+        unset = dataclasses.replace(config, data=dataclasses.replace(config.data, folder=''))
+        with self.assertRaisesRegex(UserError, r'data\.corpora\.0\.src; data\.folder .*is not set'):
+            check_files(unset)
+
 
 class VocabsTest(InputsTest):
     def setUp(self):

@@ -386,6 +386,7 @@ class ConfigTest(unittest.TestCase):
         self.assertEqual((config.data.dev_src, config.data.dev_trg), ('3', ('a', 'b')))
         self.assertFalse(config.model.encoder.bidirectional)
         self.assertEqual(config.data.corpora[0].src, 'x')
+        self.assertEqual(override(config, ['data.dev_src=', 'data.dev_trg=']).data.dev_trg, ())
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ from sequencing.errors import UserError
 USAGE = """
 Averages the weights of several checkpoints of one model into a new model folder, which nmt_infer.py reads.
 
-  python tools/average_checkpoints.py --model_dir runs/en2de --last 5 --output_dir runs/en2de.average
+  python tools/average_checkpoints.py --model_dir runs/en2de --last 3 --output_dir runs/en2de.average
   python tools/average_checkpoints.py --model_dir runs/en2de --checkpoints runs/en2de/ckpt-8000,runs/en2de/ckpt-9000 \\
       --output_dir runs/en2de.average
 
