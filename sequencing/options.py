@@ -175,8 +175,8 @@ def _member_of_kind(members, kind, where):
 def override(config, settings):
     """Applies the `a.b=value` texts of `--set`, in order, and returns the new configuration, checked as a whole.
 
-    A value is read as JSON where it is JSON (`3`, `0.1`, `true`, `null`, `["a", "b"]`), else as the text itself; no text
-    where a list is due is the empty one. Setting the `kind` of a part that comes in kinds replaces it by that kind with
+    A value is read as JSON where it is JSON (`3`, `0.1`, `true`, `null`, `["a", "b"]`), else as the text itself; no
+    text where a list is due is the empty one. Setting the `kind` of a part that comes in kinds replaces it by that kind with
     its defaults.
 
     Raises:
