@@ -176,8 +176,8 @@ def override(config, settings):
     """Applies the `a.b=value` texts of `--set`, in order, and returns the new configuration, checked as a whole.
 
     A value is read as JSON where it is JSON (`3`, `0.1`, `true`, `null`, `["a", "b"]`), else as the text itself; no
-    text where a list is due is the empty one. Setting the `kind` of a part that comes in kinds replaces it by that kind with
-    its defaults.
+    text where a list is due is the empty one. Setting the `kind` of a part that comes in kinds replaces it by that kind
+    with its defaults.
 
     Raises:
       ConfigError: no `=`, an unknown field, or a value that the field does not take.
