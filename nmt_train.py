@@ -49,8 +49,8 @@ Trains a model from a configuration: a function config_*() of a Python file.
   python nmt_train.py --config config_en2de --mode rl --init_from runs/en2de --model_dir runs/en2de_rl
       sequence-level training of what the first one learnt, by the recipe train.rl
 
-Started again with the same --model_dir, training goes on where it was; nothing is ever deleted but the
-oldest checkpoints (train.keep_checkpoints).
+Started again with the same --model_dir, training goes on where it was; nothing is ever deleted but
+checkpoints: the oldest ones (train.keep_checkpoints), and the former best one.
 """
 
 
@@ -209,7 +209,7 @@ def prepare(config, model_dir, init_from, changes, distribution):
         end = early_end(config.train, objective.phases)
         if end is not None:
             cli.note(f'train.decay_steps={config.train.decay_steps} with train.schedule=cosine: the learning rate is 0 '
-                     f'{end} updates after a phase begins; 0 spreads it over all of them.')  # fmt: skip
+                     f'from step {end} on, before its phase ends; 0 spreads it over the whole phase.')  # fmt: skip
         dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab, unit) if config.data.dev_src else None
         validator = Validator(config, model_dir, model, objective, optimizer, src_vocab, trg_vocab, dev)
     check_alike(distribution, 'training text', ' '.join(inputs.keys))

@@ -66,7 +66,8 @@ def benchmark(values):
             name = os.path.basename(model_dir.rstrip('/'))
         else:
             run_apart(values, 'make', model_dir)
-            name = 'Transformer ' + ', '.join(f'{size} {values[size].value}' for size in SIZES)
+            sizes = [size for size in (*SIZES, 'decoder_layers') if values[size].value]
+            name = 'Transformer ' + ', '.join(f'{size} {values[size].value}' for size in sizes)
         convert(model_dir, file)
         about = dict(threads=values.threads, precision='float32', peer_name='TensorFlow', model=name)
         for case, unit, better in (

@@ -124,7 +124,8 @@ class Coupling(SequenceBijector):
         projected = condition_at.memory._replace(projected={self.conditioner.number: (keys, values)})
         parameters = self.conditioner(condition_at.rows.only_real(condition), condition_at.with_memory(projected))
         real = _changing(condition_at, old_at)
-        # 0 at padding, whatever is there: no infinity that `where` would hide but its gradient would not.
+        # 0 at padding, whatever is there: no infinity that `where` would hide but its gradient would not. Parameters
+        # are finite there, for the conditioner sees only what is real.
         within = tf.where(real, old, tf.zeros([], old.dtype))
         new, log_slope = getattr(self.transform, direction)(within, tf.cast(parameters, old.dtype))
         log_det = tf.zeros([], old.dtype)

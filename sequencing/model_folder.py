@@ -15,8 +15,10 @@ import json
 import os
 import re
 import subprocess
+import time
 
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from sequencing.cli import note
@@ -140,10 +142,8 @@ class Checkpoints:
         self.model_dir = model_dir
         everything = tf.train.Checkpoint(model=model, optimizer=optimizer, state=state)
         self.state = state
-        self.last = tf.train.CheckpointManager(everything, model_dir, max_to_keep=keep, checkpoint_name='ckpt')
-        self.best = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=model), os.path.join(model_dir, 'best'), max_to_keep=1, checkpoint_name='ckpt'
-        )
+        self.last = _manager(everything, model_dir, keep)
+        self.best = _manager(tf.train.Checkpoint(model=model), os.path.join(model_dir, 'best'), keep=1)
 
     def save(self):
         """Writes a checkpoint; the one before stays valid until this one is complete."""
@@ -177,18 +177,33 @@ class Checkpoints:
         return None
 
 
-def written(model_dir):
-    """The checkpoints of a training, newest first.
+def _manager(checkpoint, folder, keep):
+    """A `CheckpointManager` that knows all checkpoints of its folder: it names them to readers, and sweeps old ones.
 
-    A `CheckpointManager` forgets those that its file `checkpoint` dates wrongly, as after a copy between machines whose
-    clocks differ, and training would begin anew; nor are they lost with that file.
+    By itself it forgets those that the file `checkpoint` does not name, or dates later than the clock, as after a copy
+    from a machine whose clock is ahead.
     """
-    state = tf.train.get_checkpoint_state(model_dir)
-    if state:
-        return list(reversed(state.all_model_checkpoint_paths))
-    names = [re.fullmatch(r'(ckpt-(\d+))\.index', name) for name in os.listdir(model_dir)]
-    newest = sorted((found for found in names if found), key=lambda found: -int(found[2]))
-    return [os.path.join(model_dir, found[1]) for found in newest]
+    paths = written(folder)[::-1]
+    if paths:
+        state = tf.compat.v1.train.generate_checkpoint_state_proto(
+            folder, paths[-1], paths, [time.time()] * len(paths), last_preserved_timestamp=0.0
+        )
+        write_atomically(os.path.join(folder, 'checkpoint'), text_format.MessageToString(state))
+    return tf.train.CheckpointManager(checkpoint, folder, max_to_keep=keep, checkpoint_name='ckpt')
+
+
+def written(folder):
+    """Paths of the checkpoints in a folder, newest first: those that its file `checkpoint` names, in that order, then
+    others that are there."""
+    try:
+        state = tf.train.get_checkpoint_state(folder)
+    except ValueError:  # the file is empty
+        state = None
+    named = list(state.all_model_checkpoint_paths) if state else []
+    there = [re.fullmatch(r'ckpt-(\d+)\.index', name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+    numbers = sorted(int(found[1]) for found in there if found)
+    others = [path for path in (os.path.join(folder, f'ckpt-{number}') for number in numbers) if path not in named]
+    return [*others, *named][::-1]
 
 
 def _reason(error):
@@ -208,12 +223,11 @@ def checkpoint_path(model_dir, which='best'):
         if not os.path.exists(prefix + '.index'):
             raise UserError(f"--checkpoint takes 'best', 'last' or a path like {model_dir}/ckpt-1000; got {which!r}.")
         return prefix
-    best = tf.train.latest_checkpoint(os.path.join(model_dir, 'best'))
-    last = tf.train.latest_checkpoint(model_dir)
-    found = (best or last) if which == 'best' else (last or best)
+    best, last = written(os.path.join(model_dir, 'best')), written(model_dir)
+    found = [path for path in (best + last if which == 'best' else last + best) if os.path.exists(path + '.index')]
     if not found:
         raise UserError(f'{model_dir} holds no checkpoint yet: train with nmt_train.py --model_dir {model_dir}.')
-    return found
+    return found[0]
 
 
 def restore_weights(model, path):

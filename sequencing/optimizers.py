@@ -130,15 +130,15 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def early_end(train, phases):
-    """The update of a phase from which on its rate is 0 though it goes on, None where there is no such update.
+    """The first update whose rate is 0 though its phase goes on, counted from 0; None where there is no such update.
 
     Args:
       train: `TrainConfig`; phases: of the objective, each with a course of the rate of its own.
     """
     if train.schedule != 'cosine' or not train.decay_steps:
         return None
-    ends = ((phase.warmup_steps + train.decay_steps, phase.steps) for phase in phases)
-    return min((end for end, steps in ends if end < steps), default=None)
+    ends = ((phase, phase.warmup_steps + train.decay_steps) for phase in phases)
+    return min((phase.first + end for phase, end in ends if end < phase.steps), default=None)
 
 
 def build_optimizer(train):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import unittest
 from unittest import mock
 
@@ -73,15 +74,15 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
 
     def test_smaller_weights(self):
         sizes, asked = {}, []
-        line = ' '.join(self.draw.choices(WORDS, k=5))
+        lines = [' '.join(self.draw.choices(WORDS, k=5)) for _ in range(9)]
         translator = sequencing.load(self.model_dir)
-        ids = translator.src_vocab.encode(line).tolist()
+        ids = [translator.src_vocab.encode(line).tolist() for line in lines]
         for weights in ('float32', 'float16', 'int8'):
             output, limits = self.path(weights), ('--max_src_length=5', '--max_length=6')
             flags = f'--model_dir={self.model_dir}', f'--output_dir={output}', f'--weights={weights}'
             code, _, said = run_tool(export_tflite.main, *flags, *limits)
             self.assertEqual(code, 0, said)
-            asked.append((output, [ids]))
+            asked.append((output, ids))
             sizes[weights] = os.path.getsize(os.path.join(output, 'model.tflite'))
             with open(os.path.join(output, 'export.json'), encoding='utf-8') as file:
                 notes = json.load(file)
@@ -93,11 +94,15 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
         self.check_rounding(*(constants_of(self.path(weights)) for weights in ('float32', 'int8')))
         # How far a score may be off, as a share of it. float16: 2^-11 for each of the 8 products in a row that a token
         # passes. int8: weights and inputs of eight bits put each of the 5 products that have them off by about 1% of
-        # its spread (a step of 6 deviations / 255, over sqrt(12), on either side), 2.2% together; 5 times that.
-        for [found], share in zip(run_elsewhere(LITE_FILES, asked, self.folder), (1e-4, 8 * 2.0**-11, 0.11)):
-            pieces = translator.trg_vocab.pieces(found['ids'][: found['lengths']])
-            [score] = translator.score([line], [pieces])
-            self.assertLess(abs(found['scores'] - score), share * max(1.0, abs(score)))  # of what this one said
+        # its spread (a step of 6 deviations / 255, over sqrt(12), on either side), 2.2% together; 5 times that. With
+        # random weights about one sentence in a hundred is off further, as small changes grow on their way through the
+        # layers: hence the median of nine.
+        bounds = (1e-4, max), (8 * 2.0**-11, statistics.median), (0.11, statistics.median)
+        for found, (share, summary) in zip(run_elsewhere(LITE_FILES, asked, self.folder), bounds):
+            pieces = [translator.trg_vocab.pieces(one['ids'][: one['lengths']]) for one in found]
+            scores = translator.score(lines, pieces)  # of what this one said
+            off = [abs(one['scores'] - score) / max(1.0, abs(score)) for one, score in zip(found, scores)]
+            self.assertLess(summary(off), share)
 
     def check_rounding(self, exact, rounded):
         """Every matrix that LiteRT rounds (from 1,024 numbers on) is the original's to half a step."""

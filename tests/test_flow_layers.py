@@ -99,25 +99,30 @@ class LayersTest(FlowTestCase):
 
     def test_infinities_at_padding_reach_no_gradient(self):
         for name, transform in TRANSFORMS.items():
-            with self.subTest(name):
-                split = FeatureSplit(self.random.randint(4, 7), 'down')
-                layer = Coupling(split, transform, self_attention(split, transform))
-                disturb(layer, self.random, 0.2)
-                mask = lengths_and_mask(self.random, 3, 1, 5)
-                real = mask[:, :, tf.newaxis]
-                x = random_normal(self.random, [3, 5, split.condition_size + split.changed_size])
-                memory = make_memory(self.random, 3, SOURCE)
-                found = []
-                for filling in (0.0, math.inf, math.nan):
-                    filled = tf.where(real, x, filling)
-                    with tf.GradientTape() as tape:
-                        tape.watch(filled)
-                        y, log_det = layer.forward_and_log_det(filled, mask, memory)
-                        total = tf.reduce_sum(tf.sin(tf.where(real, y, 0.0))) + tf.reduce_sum(log_det)
-                    gradients = tape.gradient(total, [filled, *layer.trainable_variables])
-                    found.append([tf.convert_to_tensor(g) for g in gradients if g is not None])
-                for other in found[1:]:
-                    self.assertAllClose(found[0], other, atol=1e-12)
+            for split in (FeatureSplit(self.random.randint(4, 7), 'down'), TimeSplit(self.random.randint(2, 4), 'up')):
+                for direction in ('forward', 'inverse'):
+                    with self.subTest(name, split=type(split).__name__, direction=direction):
+                        self.check_padding(split, transform, direction)
+
+    def check_padding(self, split, transform, direction):
+        layer = Coupling(split, transform, self_attention(split, transform))
+        disturb(layer, self.random, 0.2)
+        mask = lengths_and_mask(self.random, 3, 1, 6)
+        real = mask[:, :, tf.newaxis]
+        depth = split.depth if isinstance(split, TimeSplit) else split.condition_size + split.changed_size
+        x = random_normal(self.random, [3, 6, depth])
+        memory = make_memory(self.random, 3, SOURCE)
+        found = []
+        for filling in (0.0, math.inf, math.nan):
+            filled = tf.where(real, x, filling)
+            with tf.GradientTape() as tape:
+                tape.watch(filled)
+                y, log_det = getattr(layer, f'{direction}_and_log_det')(filled, mask, memory)
+                total = tf.reduce_sum(tf.sin(tf.where(real, y, 0.0))) + tf.reduce_sum(log_det)
+            gradients = tape.gradient(total, [filled, *layer.trainable_variables])
+            found.append([tf.convert_to_tensor(g) for g in gradients if g is not None])
+        for other in found[1:]:
+            self.assertAllClose(found[0], other, atol=1e-12)
 
     def test_splits(self):
         sizes = [self.random.randint(2, 4), self.random.randint(5, 7), 2 * self.random.randint(2, 3)]
@@ -275,7 +280,7 @@ class FoldedTest(tf.test.TestCase):
         flow = build_flow(8, SOURCE, (0, 1), (2,), hidden_size=5, heads=2)
         disturb(flow, self.random, 0.1)
         folded = flow.folded(tf.float32)
-        mask = lengths_and_mask(self.random, 3, 2, 3)
+        mask = lengths_and_mask(self.random, 3, 1, 6)
         real = mask[:, :, tf.newaxis]
         x, memory = random_normal(self.random, [3, 6, 8], tf.float32), make_memory(self.random, 3, SOURCE, tf.float32)
         loud_source = tf.where(memory.mask[:, :, tf.newaxis], memory.outputs, 1e3)

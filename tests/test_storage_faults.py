@@ -18,7 +18,7 @@ import tensorflow as tf
 
 import nmt_train
 from sequencing.errors import UserError
-from sequencing.model_folder import Checkpoints
+from sequencing.model_folder import Checkpoints, checkpoint_path, written
 from sequencing.training import TrainingState
 from tests.support import seeds
 from tests.toy import ROOT, train_command, write_task
@@ -100,8 +100,34 @@ class CheckpointFaultsTest(unittest.TestCase):
         with open(path, 'w') as file:  # as if written by a machine whose clock is ahead of this one's
             file.write(re.sub(r'(timestamps?: )\d+', r'\g<1>99999999999', listed))
         self.check_restored(2, values[1])
-        os.remove(path)
-        self.check_restored(2, values[1])
+        for spoil in (os.remove, lambda path: os.truncate(path, 0)):
+            spoil(path)
+            self.assertEqual(checkpoint_path(self.folder, 'last'), os.path.join(self.folder, 'ckpt-2'))
+            self.check_restored(2, values[1])
+
+    def test_checkpoints_that_were_found_stay_known(self):
+        values = self.saved(3)
+        path = os.path.join(self.folder, 'checkpoint')
+        with open(path) as file:
+            listed = file.read()
+        for spoilt in ('', re.sub(r'(timestamps?: )\d+', r'\g<1>99999999999', listed)):
+            with open(path, 'w') as file:
+                file.write(spoilt)
+            model, state, checkpoints = self.checkpoints()
+            checkpoints.restore()
+            state.step.assign_add(1)
+            model.values.assign_add(np.ones(20_000))
+            values.append(model.values.numpy())
+            checkpoints.save()
+            with open(path) as file:
+                listed = file.read()
+            last = int(state.step)
+            kept = [os.path.join(self.folder, f'ckpt-{last - i}') for i in range(3)]  # of three, the oldest is swept
+            self.assertEqual(written(self.folder), kept)
+            self.assertEqual({os.path.splitext(each)[0] for each in glob.glob(f'{self.folder}/ckpt-*')}, set(kept))
+        for damaged in glob.glob(f'{kept[0]}.data*'):
+            os.truncate(damaged, 0)
+        self.check_restored(last - 1, values[last - 2])
 
     def test_a_full_disk_leaves_the_last_checkpoint_as_it_is(self):
         values = self.saved(2)

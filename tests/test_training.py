@@ -215,7 +215,8 @@ class UpdateTest(tf.test.TestCase):
             (20, 'cosine', 0, None),
             (19, 'cosine', 0, 23),
             (10, 'cosine', 10, None),
-            (9, 'cosine', 10, 13),
+            (9, 'cosine', 10, 23),
+            (3, 'cosine', 10, 9),
             (13, 'cosine', 20, 19),
             (14, 'cosine', 20, None),
             (1, 'constant', 0, None),
@@ -224,8 +225,10 @@ class UpdateTest(tf.test.TestCase):
             phases = [Phase('first', 0, first, 6, []), Phase('last', first, 24 - first, 4, [])][not first :]
             self.assertEqual(early_end(train, phases), want)
             if want:
-                phase = max(phases, key=lambda phase: phase.steps)
-                self.assertAllClose(LearningRate(train, phase.warmup_steps, phase.steps)(want), 0.0, atol=1e-9)
+                (phase,) = (phase for phase in phases if phase.first < want < phase.first + phase.steps)
+                rate = LearningRate(train, phase.warmup_steps, phase.steps)
+                self.assertAllClose(rate(want - phase.first), 0.0, atol=1e-9)
+                self.assertGreater(float(rate(want - 1 - phase.first)), 1e-9)
 
     @untraced()
     def test_exchanging_with_averages_twice_changes_nothing(self):

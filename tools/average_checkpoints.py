@@ -62,14 +62,11 @@ def average(flags):
 
 def chosen(flags):
     """The checkpoint prefixes that are meant, oldest first."""
-    import tensorflow as tf
-
-    from sequencing.model_folder import checkpoint_path
+    from sequencing.model_folder import checkpoint_path, written
 
     if flags.checkpoints:
         return [checkpoint_path(flags.model_dir, name) for name in flags.checkpoints]
-    state = tf.train.get_checkpoint_state(flags.model_dir)
-    kept = list(state.all_model_checkpoint_paths) if state else []
+    kept = written(flags.model_dir)[::-1]
     if len(kept) < flags.last:
         raise UserError(f'--last {flags.last}: {flags.model_dir} keeps {len(kept)} checkpoints. Set '
                         'train.keep_checkpoints in training to have more.')  # fmt: skip
