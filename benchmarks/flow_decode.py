@@ -5,9 +5,10 @@
     python benchmarks/flow_decode.py --peer 'python time_flowseq_ref.py REF --config BASE.json --what argmax,batch,iw'
 
 Random weights, forced lengths, vocabulary 8,000: only shapes matter. Ours and the peer run in turn, each in a process
-of its own; `--clock cpu` reads the second number. Among `--precisions` may also be `numpy`, and `litert-float32` and
-`litert-int8`: the files that tools/export_tflite.py writes, with room for as many tokens as there are, of argmax of one
-sentence. Without a peer, ours is compared with itself.
+of its own; `--clock cpu` reads the second number. Among `--precisions` may also be `numpy`, and what is exported:
+`saved-float32` and `saved-mixed_bfloat16` are what tools/export_savedmodel.py --constants writes, `litert-float32` and
+`litert-int8` files of tools/export_tflite.py, with room for as many tokens as there are, of argmax of one sentence.
+Without a peer, ours is compared with itself.
 """
 
 import os
@@ -39,12 +40,12 @@ CASES = {  # name in the peer's output: (mode, sentences, length)
 def define(values):
     define_sides(values, repeats=7)
     flags.DEFINE_list('cases', list(CASES), 'names of the cases', flag_values=values)
-    define_litert(values)
+    define_export_dir(values)
 
 
-def define_litert(values):
-    flags.DEFINE_string('litert_dir', '', 'folder of LiteRT files, made where they are not there, which takes a minute '
-                        'each; a scratch one by default', flag_values=values)  # fmt: skip
+def define_export_dir(values):
+    flags.DEFINE_string('export_dir', '', 'folder of exported models, made where they are not there, which takes a '
+                        'minute each; a scratch one by default', flag_values=values)  # fmt: skip
 
 
 def define_sides(values, repeats):
@@ -65,10 +66,10 @@ def main(argv=None):
 
 def benchmark(values):
     if values.measure:
-        own = {'numpy': measure_numpy, 'litert-float32': measure_litert, 'litert-int8': measure_litert}
-        return own.get(values.measure, measure)(values)
+        own = {'numpy': measure_numpy, 'litert': measure_litert, 'saved': measure_saved}
+        return own.get(values.measure.partition('-')[0], measure)(values)
     with tempfile.TemporaryDirectory() as scratch:
-        given = f'--cases={",".join(values.cases)}', f'--litert_dir={values.litert_dir or scratch}'
+        given = f'--cases={",".join(values.cases)}', f'--export_dir={values.export_dir or scratch}'
         ours, peer = in_turn(values, __file__, *given)
     for case in values.cases:
         for precision, rounds in ours.items():
@@ -77,7 +78,7 @@ def benchmark(values):
                 continue  # more than a sentence, and LiteRT
             theirs = [found[case] for found in peer if case in found] or mine
             ratios = [other / own for other, own in zip(theirs, mine)]
-            report(f'flow_decode/{case.replace(" ", "_")}/{"bf16" if "bf" in precision else precision}',
+            report(f'flow_decode/{case.replace(" ", "_")}/{precision.replace("mixed_bfloat16", "bf16")}',
                    statistics.median(ratios), (min(ratios), max(ratios)), statistics.median(mine),
                    statistics.median(theirs), 'ms', threads=values.threads, engine=engine(precision),
                    model=f'FlowSeq base, vocabulary {VOCAB}')  # fmt: skip
@@ -85,9 +86,8 @@ def benchmark(values):
 
 
 def engine(precision):
-    return {'numpy': 'NumPy, float32', 'litert-float32': 'LiteRT', 'litert-int8': 'LiteRT'}.get(
-        precision, 'TensorFlow graph'
-    )
+    known = {'numpy': 'NumPy, float32', 'litert': 'LiteRT', 'saved': 'SavedModel of constants'}
+    return known.get(precision.partition('-')[0], 'TensorFlow graph')
 
 
 def in_turn(values, script, *more):
@@ -157,13 +157,34 @@ def measure_numpy(values):
     return 0
 
 
+def measure_saved(values):
+    """The same of what tools/export_savedmodel.py --constants makes, one folder for each mode."""
+    cli.quiet_tensorflow()
+    cli.use_threads(values.threads)
+    import tensorflow as tf
+
+    from sequencing.export import new_folder
+    from tools import export_savedmodel
+
+    precision, found = values.measure.partition('-')[2], {}
+    for mode in {CASES[name][0] for name in values.cases}:
+        path = os.path.join(values.export_dir, f'{precision}-{mode}.saved')
+        if not os.path.exists(path):
+            translator, options = base_translator(precision)
+            with new_folder(path) as made:
+                export_savedmodel.save(translator, options[mode], made, constants=True)
+        found[mode] = tf.saved_model.load(path).signatures['ids']
+    run_cases(values, lambda mode, ids, mask: found[mode](src_ids=tf.constant(ids[:, :-1])))
+    return 0
+
+
 def measure_litert(values):
     """The same of what tools/export_tflite.py makes, one file for each length."""
     from ai_edge_litert.interpreter import Interpreter
 
     cases = {name: CASES[name][2] for name in values.cases if CASES[name][:2] == ('argmax', 1)}
     weights = values.measure.partition('-')[2]
-    paths = {length: os.path.join(values.litert_dir, f'{weights}-{length}.tflite') for length in cases.values()}
+    paths = {length: os.path.join(values.export_dir, f'{weights}-{length}.tflite') for length in cases.values()}
     missing = [length for length in paths if not os.path.exists(paths[length])]
     if missing:
         write_litert(weights, {length: paths[length] for length in missing})
@@ -176,20 +197,28 @@ def measure_litert(values):
 def write_litert(weights, paths):
     """Writes a file with room for as many tokens as each key of `paths` says."""
     cli.quiet_tensorflow()
-    import types
-
-    from sequencing.decode_options import DecodeOptions
     from tools import export_tflite
 
-    _, vocab = base_config('float32')
-    model, options = base_model('float32'), decode_options(DecodeOptions)['argmax']
-    translator = types.SimpleNamespace(model=model, src_vocab=vocab, trg_vocab=vocab, is_flow=True)
+    translator, options = base_translator('float32')
     for length, path in paths.items():
-        function = export_tflite.build(translator, length - 1, length, options)  # which adds EOS to the source
-        content = export_tflite.convert(model, function, weights)
+        function = export_tflite.build(
+            translator, length - 1, length, options['argmax']
+        )  # which adds EOS to the source
+        content = export_tflite.convert(translator.model, function, weights)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, 'wb') as file:
             file.write(content)
+
+
+def base_translator(precision):
+    """What exports read of a `Translator`, and `DecodeOptions` of each mode."""
+    import types
+
+    from sequencing.decode_options import DecodeOptions
+
+    _, vocab = base_config(precision)
+    translator = types.SimpleNamespace(model=base_model(precision), src_vocab=vocab, trg_vocab=vocab, is_flow=True)
+    return translator, decode_options(DecodeOptions)
 
 
 def decode_options(make):
@@ -249,7 +278,7 @@ def base_config(precision):
     from sequencing.flow_config import FlowSeqConfig
 
     model = FlowSeqConfig(share_embeddings=True, tie_output=True)
-    vocab = types.SimpleNamespace(size=VOCAB, pad_id=0, unk_id=1, eos_id=2, bos_id=None, tokens=None)
+    vocab = types.SimpleNamespace(size=VOCAB, pad_id=0, unk_id=1, eos_id=2, bos_id=None, tokens=None, kind='')
     return Config(data=DataConfig(joint_vocab=True), model=model, precision=precision), vocab
 
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 
 from absl import flags
-from flow_decode import CASES, VOCAB, define_litert, milliseconds, run_times, show
+from flow_decode import CASES, VOCAB, define_export_dir, milliseconds, run_times, show
 from side_by_side import report
 from train_transformer import SHAPES
 
@@ -40,7 +40,7 @@ def define(values):
     flags.DEFINE_integer('repeats', 5, 'runs of a case in a process', lower_bound=1, flag_values=values)
     flags.DEFINE_integer('threads', 1, 'CPU threads of every side', lower_bound=1, flag_values=values)
     flags.DEFINE_enum('clock', 'wall', ['wall', 'cpu'], 'as of flow_decode.py', flag_values=values)
-    define_litert(values)
+    define_export_dir(values)
     for name in ('measure', 'model'):
         flags.DEFINE_string(name, '', 'used by this command itself', flag_values=values)
 
@@ -54,7 +54,7 @@ def benchmark(values):
         return measure(values)
     given = [f'--cases={",".join(values.cases)}', f'--repeats={values.repeats}', f'--threads={values.threads}']
     with tempfile.TemporaryDirectory() as folder:
-        flow = [sys.executable, os.path.join(HERE, 'flow_decode.py'), f'--litert_dir={values.litert_dir or folder}']
+        flow = [sys.executable, os.path.join(HERE, 'flow_decode.py'), f'--export_dir={values.export_dir or folder}']
         commands = {('flow', engine): [*flow, f'--measure={engine}', *given] for engine in values.flows}
         for decoder, layers in DECODERS.items():
             model = make(folder, layers)

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from flow_layers.one_trace import in_one_graph
 from sequencing import flowseq_decoding
 from sequencing.blocks import Rows
 from sequencing.errors import UserError
@@ -65,6 +67,20 @@ def new_folder(path):
 def folder_size(path):
     """Bytes of all files in a folder and below."""
     return sum(os.path.getsize(os.path.join(top, name)) for top, _, names in os.walk(path) for name in names)
+
+
+def with_constants(function):
+    """A `tf.function` with one signature, whose weights become constants of its graph.
+
+    oneDNN then arranges each weight once as products with it read it, and not in every call.
+    """
+    with in_one_graph():  # a function would get them as arguments
+        traced = function.get_concrete_function()
+    constant = convert_variables_to_constants_v2(traced, lower_control_flow=False)
+    names = sorted(traced.structured_outputs)
+    return tf.function(
+        lambda *inputs: dict(zip(names, constant(*inputs))), input_signature=function.input_signature, autograph=False
+    )
 
 
 # Ids ----------------------------------------------------------------------------------------------------------------

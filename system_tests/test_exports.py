@@ -23,6 +23,9 @@ class EveryExportTest(ExportChecks, unittest.TestCase):
         noisy = {'decode': 'iw', 'nlen': 2, 'ntr': 2, 'iw_k': 3, 'tau': 0.7, 'seed': 7}
         self.check_saved_models({**models, **{name: (flow, noisy) for name, flow in FLOWS.items()}})
 
+    def test_saved_models_of_constants(self):
+        self.check_saved_models({name: (flow, {'decode': 'argmax'}) for name, flow in FLOWS.items()}, '--constants')
+
     def test_lite_files(self):
         # LiteRT lacks the float64 arithmetic of nlsq and the search of ava.
         recurrent = FLOWS['flow_recurrent']

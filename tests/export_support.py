@@ -94,15 +94,15 @@ class ExportChecks:
             self.assertLess(abs(score - want.score), bound, about)
         return got == want.tokens
 
-    def check_saved_models(self, models):
+    def check_saved_models(self, models, *more):
         """Exports models as SavedModels and compares.
 
         Args:
-          models: dict of name to (model's configuration, dict of options).
+          models: dict of name to (model's configuration, dict of options); more: flags of the export.
         """
         draw, asked, wanted = seeds(self), [], []
         for name, (model_config, options) in models.items():
-            flags = [f'--{key}={value}' for key, value in options.items()]
+            flags = [*more, *(f'--{key}={value}' for key, value in options.items())]
             translator, folder = self.exported(export_savedmodel, draw, f'{name}.saved', model_config, *flags)
             lines = lines_of(draw)
             if not translator.src_vocab.delimiter:  # of characters, and few of them

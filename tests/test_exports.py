@@ -51,6 +51,13 @@ class ExportTest(ExportChecks, FolderTest):
         beam = {'decode': 'beam', 'beam_size': 3, 'length_penalty': 0.7, 'max_length': 7}
         self.check_saved_models({'ensemble': ((AUTOREGRESSIVE['rnn'], AUTOREGRESSIVE['transformer']), beam)})
 
+    def test_saved_models_of_constants(self):
+        self.check_saved_models({'flow': (SMALL_FLOW, {'decode': 'argmax'})}, '--constants')
+        loaded = tf.saved_model.load(os.path.join(self.folder, 'flow.saved.moved'))
+        for name, signature in loaded.signatures.items():
+            self.assertFalse(signature.variables, name)
+            self.assertFalse([read for read in signature.captured_inputs if read.dtype.is_floating], name)
+
     def test_lite_files(self):
         self.check_lite_files({'flow': SMALL_FLOW})
 
@@ -104,6 +111,21 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
             off = [abs(one['scores'] - score) / max(1.0, abs(score)) for one, score in zip(found, scores)]
             self.assertLess(summary(off), share)
 
+    def test_precision(self):
+        """bfloat16 rounds to eight bits of a number: scores are those of float32 but for that."""
+        output, lines = self.path('bf16'), [' '.join(self.draw.choices(WORDS, k=4)) for _ in range(9)]
+        flags = f'--model_dir={self.model_dir}', f'--output_dir={output}', '--decode=greedy', '--max_length=6'
+        code, _, said = run_tool(export_savedmodel.main, *flags, '--precision=mixed_bfloat16')
+        self.assertEqual(code, 0, said)
+        translator = sequencing.load(self.model_dir)
+        src_ids = np.stack([translator.src_vocab.encode(line) for line in lines])
+        found = tf.saved_model.load(output).signatures['ids'](src_ids=tf.constant(src_ids, tf.int32))
+        said = [translator.trg_vocab.pieces(ids[:end]) for ids, end in zip(found['ids'].numpy(), found['lengths'])]
+        scores = translator.score(lines, said)
+        off = [abs(one - score) / max(1.0, abs(score)) for one, score in zip(found['scores'].numpy(), scores)]
+        self.assertLess(statistics.median(off), 0.1)
+        self.assertGreater(max(off), 1e-5)  # or it is float32
+
     def check_rounding(self, exact, rounded):
         """Every matrix that LiteRT rounds (from 1,024 numbers on) is the original's to half a step."""
         matrices = [array for array, _ in exact if array.ndim == 2 and array.size >= 1024]
@@ -139,6 +161,7 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
             (export_savedmodel, (model, output, '--decode=mbr'), 'outside the graph'),
             (export_savedmodel, (model, output, '--decode=npd'), 'by a second model'),
             (export_savedmodel, (model, output, '--beam=3'), '--beam_size?'),
+            (export_savedmodel, (model, output, '--constants'), 'flow models'),
             (export_tflite, (model, output, '--max_src_length=1001'), 'reads 1000 tokens'),
         ):
             code, _, said = run_tool(tool.main, *flags)

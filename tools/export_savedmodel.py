@@ -20,6 +20,9 @@ SentencePiece needs operations that TensorFlow does not have: cut lines with the
 src.model and trg.model, which lie beside the SavedModel in assets.extra/ as do token lists. What flags do not say is as
 nmt_infer.py has it for that model folder.
 
+Where TensorFlow computes by oneDNN, it keeps a weight that is a constant in the order that products read: with
+--constants, a flow model translates single sentences faster, for more memory and a longer first call (docs/exports.md).
+
   import sentencepiece, tensorflow as tf
   translate = tf.saved_model.load('runs/demo.saved').signatures['ids']
   source = sentencepiece.SentencePieceProcessor('runs/demo.saved/assets.extra/src.model').encode('The old house.')
@@ -42,6 +45,8 @@ def define_flags(flags):
     absl.DEFINE_string('model_dir', '', 'model folder; several, parted by commas, are an ensemble', **own)
     absl.DEFINE_string('output_dir', '', 'folder to write; it may not exist yet', **own)
     absl.DEFINE_string('checkpoint', 'best', "'best', 'last' or the path of a checkpoint", **own)
+    absl.DEFINE_enum('precision', 'float32', ['float32', 'mixed_bfloat16'], 'of the arithmetic', **own)
+    absl.DEFINE_bool('constants', False, 'weights as constants of the graph (flow models): see above', **own)
     absl.DEFINE_string('decode', None, "decoding mode; the model's default otherwise", **own)
     absl.DEFINE_integer('beam_size', None, 'hypotheses that beam search walks', **own)
     absl.DEFINE_float('length_penalty', None, 'exponent of the length penalty of beam search', **own)
@@ -65,7 +70,10 @@ def export(flags):
     from sequencing.export import check_size, folder_size, new_folder
     from sequencing.translator import folders_of, load
 
-    translator = load(flags.model_dir, flags.checkpoint, 'float32')
+    translator = load(flags.model_dir, flags.checkpoint, flags.precision)
+    if flags.constants and not translator.is_flow:
+        raise UserError('--constants is for flow models: what others decode in is a loop, which reads weights as its '
+                        'arguments.')  # fmt: skip
     mode = flags.decode or translator.config.decode.mode
     if mode in REFUSED:
         raise UserError(f'--decode {mode} {REFUSED[mode]}; a SavedModel has beam and greedy, or of flow models argmax '
@@ -73,21 +81,21 @@ def export(flags):
     options = options_for(translator.model, translator.config, **{name: flags[name].value for name in ASKED})
     check_size(folders_of(flags.model_dir), flags.checkpoint)
     with new_folder(flags.output_dir) as made:
-        names = save(translator, options, made)
+        names = save(translator, options, made, flags.constants)
+        extra = os.path.join(made, 'assets.extra')
+        os.makedirs(extra, exist_ok=True)
+        write_vocabularies(translator, extra, {'decode': options.decode, 'max_src_length': options.max_src_length})
     print(f'{flags.output_dir}: {folder_size(flags.output_dir) / 2**20:.1f} MiB, signatures {", ".join(names)}, '
           f'mode {options.decode}')  # fmt: skip
     return 0
 
 
-def save(translator, options, folder):
+def save(translator, options, folder, constants=False):
     """Writes a `Translator`'s model as it decodes under `DecodeOptions`; returns the names of the signatures."""
     import tensorflow as tf
 
-    exported, signatures = build(translator, options)
+    exported, signatures = build(translator, options, constants)
     tf.saved_model.save(exported, folder, signatures, tf.saved_model.SaveOptions(experimental_custom_gradients=False))
-    extra = os.path.join(folder, 'assets.extra')
-    os.makedirs(extra, exist_ok=True)
-    write_vocabularies(translator, extra, {'decode': options.decode, 'max_src_length': options.max_src_length})
     return list(signatures)
 
 
@@ -102,11 +110,11 @@ def write_vocabularies(translator, folder, notes):
         file.write('\n')
 
 
-def build(translator, options):
-    """A module and its signatures, a dict."""
+def build(translator, options, constants=False):
+    """A module and its signatures, a dict; `constants` as the flag."""
     import tensorflow as tf
 
-    from sequencing.export import GraphVocab, ended, output_limits
+    from sequencing.export import GraphVocab, ended, output_limits, with_constants
 
     model, src_vocab, trg_vocab = translator.model, translator.src_vocab, translator.trg_vocab
 
@@ -129,6 +137,8 @@ def build(translator, options):
 
     exported = tf.Module(name='exported')
     exported.ids = function(translate, src_ids=tf.TensorSpec([None, None], tf.int32, 'src_ids'))
+    if constants:
+        exported.ids = with_constants(exported.ids)
     # What the graph reads, and not the whole model: the rest is in it as constants and would be stored twice.
     exported.weights = list(exported.ids.get_concrete_function().variables)
     signatures = {'ids': exported.ids}
