@@ -201,9 +201,8 @@ def write_litert(weights, paths):
 
     translator, options = base_translator('float32')
     for length, path in paths.items():
-        function = export_tflite.build(
-            translator, length - 1, length, options['argmax']
-        )  # which adds EOS to the source
+        source = length - 1  # to which the function adds EOS
+        function = export_tflite.build(translator, source, length, options['argmax'])
         content = export_tflite.convert(translator.model, function, weights)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, 'wb') as file:

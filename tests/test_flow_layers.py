@@ -280,7 +280,7 @@ class FoldedTest(tf.test.TestCase):
         flow = build_flow(8, SOURCE, (0, 1), (2,), hidden_size=5, heads=2)
         disturb(flow, self.random, 0.1)
         folded = flow.folded(tf.float32)
-        mask = lengths_and_mask(self.random, 3, 1, 6)
+        mask = lengths_and_mask(self.random, 3, 2, 3)
         real = mask[:, :, tf.newaxis]
         x, memory = random_normal(self.random, [3, 6, 8], tf.float32), make_memory(self.random, 3, SOURCE, tf.float32)
         loud_source = tf.where(memory.mask[:, :, tf.newaxis], memory.outputs, 1e3)
