@@ -183,10 +183,12 @@ def _manager(checkpoint, folder, keep):
     By itself it forgets those that the file `checkpoint` does not name, or dates later than the clock, as after a copy
     from a machine whose clock is ahead.
     """
-    paths = written(folder)[::-1]
-    if paths:
+    names = [
+        os.path.basename(path) for path in reversed(written(folder))
+    ]  # so that a copy does not name the original's
+    if names:
         state = tf.compat.v1.train.generate_checkpoint_state_proto(
-            folder, paths[-1], paths, [time.time()] * len(paths), last_preserved_timestamp=0.0
+            os.path.abspath(folder), names[-1], names, [time.time()] * len(names), last_preserved_timestamp=0.0
         )
         write_atomically(os.path.join(folder, 'checkpoint'), text_format.MessageToString(state))
     return tf.train.CheckpointManager(checkpoint, folder, max_to_keep=keep, checkpoint_name='ckpt')
@@ -194,12 +196,13 @@ def _manager(checkpoint, folder, keep):
 
 def written(folder):
     """Paths of the checkpoints in a folder, newest first: those that its file `checkpoint` names, in that order, then
-    others that are there."""
+    others that are there. None lies outside the folder, whatever the file says."""
     try:
         state = tf.train.get_checkpoint_state(folder)
     except ValueError:  # the file is empty
         state = None
-    named = list(state.all_model_checkpoint_paths) if state else []
+    paths = state.all_model_checkpoint_paths if state else []
+    named = list(dict.fromkeys(os.path.join(folder, os.path.basename(path)) for path in paths))
     there = [re.fullmatch(r'ckpt-(\d+)\.index', name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
     numbers = sorted(int(found[1]) for found in there if found)
     others = [path for path in (os.path.join(folder, f'ckpt-{number}') for number in numbers) if path not in named]

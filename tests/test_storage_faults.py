@@ -8,6 +8,7 @@ import io
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,32 @@ class CheckpointFaultsTest(unittest.TestCase):
         for damaged in glob.glob(f'{kept[0]}.data*'):
             os.truncate(damaged, 0)
         self.check_restored(last - 1, values[last - 2])
+
+    def test_a_copied_folder_leaves_the_original_alone(self):
+        values, copy = self.saved(3), self.folder + '.copy'
+        self.addCleanup(shutil.rmtree, copy)
+        self.checkpoints()  # a start, which writes the list anew
+        shutil.copytree(self.folder, copy)
+        before, original = sorted(os.listdir(self.folder)), self.folder
+        self.folder = copy
+        for said in ('', os.path.join(original, 'ckpt-')):  # as it is, and with a list that names the original's
+            path = os.path.join(copy, 'checkpoint')
+            with open(path) as file:
+                listed = file.read()
+            with open(path, 'w') as file:
+                file.write(listed.replace('"ckpt-', f'"{said}') if said else listed)
+            self.assertEqual(os.path.dirname(checkpoint_path(copy, 'last')), copy)
+            model, state, checkpoints = self.checkpoints()
+            self.assertEqual(os.path.dirname(checkpoints.restore()), copy)
+            state.step.assign_add(1)
+            model.values.assign_add(np.ones(20_000))
+            values.append(model.values.numpy())
+            checkpoints.save()
+            last = int(state.step)
+            self.assertEqual(last, len(values))
+            self.assertEqual(written(copy), [os.path.join(copy, f'ckpt-{last - i}') for i in range(3)])
+            self.check_restored(last, values[-1])
+        self.assertEqual(sorted(os.listdir(original)), before)
 
     def test_a_full_disk_leaves_the_last_checkpoint_as_it_is(self):
         values = self.saved(2)
