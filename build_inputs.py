@@ -45,8 +45,8 @@ def check_files(config):
     data = config.data
     for i, corpus in enumerate(data.corpora):
         for side, name in (('src', corpus.src), ('trg', corpus.trg)):
-            known = data.folder or os.path.isabs(data_path(config, name))
-            hint = '' if known else '; data.folder says where such files are, and is not set'
+            unset = not data.folder and not os.path.isabs(data_path(config, name))
+            hint = '; data.folder says where such files are, and is not set' if unset else ''
             check_file(data_path(config, name), f'training text (data.corpora.{i}.{side}{hint})')
     for which, src, trg in (('dev', data.dev_src, data.dev_trg), ('test', data.test_src, data.test_trg)):
         paths = [data_path(config, name) for name in ([src] if src else []) + list(trg)]

@@ -209,7 +209,7 @@ def prepare(config, model_dir, init_from, changes, distribution):
         end = early_end(config.train, objective.phases)
         if end is not None:
             cli.note(f'train.decay_steps={config.train.decay_steps} with train.schedule=cosine: the learning rate is 0 '
-                     f'from step {end} on, before its phase ends; 0 spreads it over the whole phase.')  # fmt: skip
+                     f'after step {end}, before its phase ends; 0 spreads it over the whole phase.')  # fmt: skip
         dev = build_inputs.build_eval_inputs(config, src_vocab, trg_vocab, unit) if config.data.dev_src else None
         validator = Validator(config, model_dir, model, objective, optimizer, src_vocab, trg_vocab, dev)
     check_alike(distribution, 'training text', ' '.join(inputs.keys))

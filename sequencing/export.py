@@ -74,7 +74,7 @@ def with_constants(function):
 
     oneDNN then arranges each weight once as products with it read it, and not in every call.
     """
-    with in_one_graph():  # a function would get them as arguments
+    with in_one_graph():  # functions, once specialised by Grappler, cannot be saved
         traced = function.get_concrete_function()
     constant = convert_variables_to_constants_v2(traced, lower_control_flow=False)
     names = sorted(traced.structured_outputs)

@@ -266,7 +266,7 @@ def distinct(found):
     one, other = [(x[:, :, tf.newaxis], x[:, tf.newaxis]) for x in (found.ids, found.spans)]
     same = tf.reduce_all(one[0] == one[1], axis=3) & (other[0] == other[1])
     numbers = tf.range(tf.shape(same)[1])
-    twin = tf.reduce_min(tf.where(same, numbers, tf.size(numbers)), axis=2)  # the first that is the same
+    twin = tf.reduce_min(tf.where(same, numbers, tf.size(numbers)), axis=2)  # of equals, argmax need not take the first
     first = twin == numbers
     places = tf.gather(tf.cumsum(tf.cast(first, tf.int32), axis=1) - 1, twin, batch_dims=1)
     order = tf.argsort(tf.cast(first, tf.int32), axis=1, direction='DESCENDING', stable=True)

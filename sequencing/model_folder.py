@@ -20,6 +20,7 @@ import time
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 
 from sequencing.cli import note
 from sequencing.config import Config
@@ -174,6 +175,9 @@ class Checkpoints:
         if paths:
             raise UserError(f'no checkpoint of {self.model_dir} can be read: all of {", ".join(paths)} are damaged. '
                             'Use --restart to train anew; the old folder is kept.')  # fmt: skip
+        if os.path.exists(os.path.join(self.model_dir, 'checkpoint')):
+            raise UserError(f'{self.model_dir}/checkpoint names checkpoints, and none is there: bring them back, or '
+                            'use --restart to train anew.')  # fmt: skip
         return None
 
 
@@ -181,32 +185,34 @@ def _manager(checkpoint, folder, keep):
     """A `CheckpointManager` that knows all checkpoints of its folder: it names them to readers, and sweeps old ones.
 
     By itself it forgets those that the file `checkpoint` does not name, or dates later than the clock, as after a copy
-    from a machine whose clock is ahead.
+    from a machine whose clock is ahead: so that file is written anew first.
     """
-    names = [
-        os.path.basename(path) for path in reversed(written(folder))
-    ]  # so that a copy does not name the original's
+    names = [os.path.basename(path) for path in reversed(written(folder))]
     if names:
-        state = tf.compat.v1.train.generate_checkpoint_state_proto(
-            os.path.abspath(folder), names[-1], names, [time.time()] * len(names), last_preserved_timestamp=0.0
-        )
+        now = {'all_model_checkpoint_timestamps': [time.time()] * len(names), 'last_preserved_timestamp': 0.0}
+        state = CheckpointState(model_checkpoint_path=names[-1], all_model_checkpoint_paths=names, **now)
         write_atomically(os.path.join(folder, 'checkpoint'), text_format.MessageToString(state))
     return tf.train.CheckpointManager(checkpoint, folder, max_to_keep=keep, checkpoint_name='ckpt')
 
 
 def written(folder):
-    """Paths of the checkpoints in a folder, newest first: those that its file `checkpoint` names, in that order, then
-    others that are there. None lies outside the folder, whatever the file says."""
+    """Paths of the checkpoints that are in a folder, newest first; the newest may not be complete yet."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = [re.fullmatch(r'ckpt-(\d+)\.index', name) for name in names]
+    numbers = sorted((int(match[1]) for match in found if match), reverse=True)
+    return [os.path.join(folder, f'ckpt-{number}') for number in numbers]
+
+
+def _newest(folder):
+    """The newest complete checkpoint of a folder, which may be in training, or None.
+
+    The file `checkpoint` names it; where that is of no use, it is the newest that is there.
+    """
     try:
-        state = tf.train.get_checkpoint_state(folder)
+        named = tf.train.latest_checkpoint(folder)
     except ValueError:  # the file is empty
-        state = None
-    paths = state.all_model_checkpoint_paths if state else []
-    named = list(dict.fromkeys(os.path.join(folder, os.path.basename(path)) for path in paths))
-    there = [re.fullmatch(r'ckpt-(\d+)\.index', name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
-    numbers = sorted(int(found[1]) for found in there if found)
-    others = [path for path in (os.path.join(folder, f'ckpt-{number}') for number in numbers) if path not in named]
-    return [*others, *named][::-1]
+        named = None
+    return named or next(iter(written(folder)), None)
 
 
 def _reason(error):
@@ -226,11 +232,11 @@ def checkpoint_path(model_dir, which='best'):
         if not os.path.exists(prefix + '.index'):
             raise UserError(f"--checkpoint takes 'best', 'last' or a path like {model_dir}/ckpt-1000; got {which!r}.")
         return prefix
-    best, last = written(os.path.join(model_dir, 'best')), written(model_dir)
-    found = [path for path in (best + last if which == 'best' else last + best) if os.path.exists(path + '.index')]
+    best, last = _newest(os.path.join(model_dir, 'best')), _newest(model_dir)
+    found = (best or last) if which == 'best' else (last or best)
     if not found:
         raise UserError(f'{model_dir} holds no checkpoint yet: train with nmt_train.py --model_dir {model_dir}.')
-    return found[0]
+    return found
 
 
 def restore_weights(model, path):

@@ -1,5 +1,6 @@
 """Promise 6: an exported model, moved elsewhere with the original deleted, gives the same ids."""
 
+import dataclasses
 import json
 import os
 import statistics
@@ -44,6 +45,17 @@ def constants_of(folder):
             yield array, scale[:, np.newaxis] if len(scale) else np.float32(1)
 
 
+def right_factors(nodes):
+    """The operation that makes the right factor of each product, '' for an argument."""
+    made = {node.name: node for node in nodes}
+    for node in nodes:
+        if node.op == 'MatMul':
+            source = node
+            while source and (source is node or source.op in ('Identity', 'Cast', 'Reshape', 'Transpose')):
+                source = made.get(source.input[source is node].partition(':')[0])
+            yield source.op if source else ''
+
+
 class ExportTest(ExportChecks, FolderTest):
     """`system_tests/test_exports.py` has all kinds of parts."""
 
@@ -52,11 +64,17 @@ class ExportTest(ExportChecks, FolderTest):
         self.check_saved_models({'ensemble': ((AUTOREGRESSIVE['rnn'], AUTOREGRESSIVE['transformer']), beam)})
 
     def test_saved_models_of_constants(self):
-        self.check_saved_models({'flow': (SMALL_FLOW, {'decode': 'argmax'})}, '--constants')
+        prior = dataclasses.replace(SMALL_FLOW.prior, steps=(1,))  # couplings that differ in their weights alone
+        model = dataclasses.replace(SMALL_FLOW, prior=prior)
+        self.check_saved_models({'flow': (model, {'decode': 'argmax'})}, '--constants')
         loaded = tf.saved_model.load(os.path.join(self.folder, 'flow.saved.moved'))
         for name, signature in loaded.signatures.items():
             self.assertFalse(signature.variables, name)
             self.assertFalse([read for read in signature.captured_inputs if read.dtype.is_floating], name)
+            functions = signature.graph.as_graph_def().library.function
+            products = [origin for function in functions for origin in right_factors(function.node_def)]
+            self.assertGreater(len(products), 30, name)
+            self.assertEqual(set(products), {'Const'}, name)
 
     def test_lite_files(self):
         self.check_lite_files({'flow': SMALL_FLOW})
@@ -120,8 +138,8 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
         translator = sequencing.load(self.model_dir)
         src_ids = np.stack([translator.src_vocab.encode(line) for line in lines])
         found = tf.saved_model.load(output).signatures['ids'](src_ids=tf.constant(src_ids, tf.int32))
-        said = [translator.trg_vocab.pieces(ids[:end]) for ids, end in zip(found['ids'].numpy(), found['lengths'])]
-        scores = translator.score(lines, said)
+        pieces = [translator.trg_vocab.pieces(ids[:end]) for ids, end in zip(found['ids'].numpy(), found['lengths'])]
+        scores = translator.score(lines, pieces)
         off = [abs(one - score) / max(1.0, abs(score)) for one, score in zip(found['scores'].numpy(), scores)]
         self.assertLess(statistics.median(off), 0.1)
         self.assertGreater(max(off), 1e-5)  # or it is float32

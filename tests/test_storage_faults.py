@@ -106,54 +106,61 @@ class CheckpointFaultsTest(unittest.TestCase):
             self.assertEqual(checkpoint_path(self.folder, 'last'), os.path.join(self.folder, 'ckpt-2'))
             self.check_restored(2, values[1])
 
-    def test_checkpoints_that_were_found_stay_known(self):
-        values = self.saved(3)
+    def goes_on(self, values):
+        """Another update and its checkpoint, after the last that `values` tells of; the path that was restored."""
+        model, state, checkpoints = self.checkpoints()
+        restored = checkpoints.restore()
+        np.testing.assert_array_equal(model.values, values[-1])
+        state.step.assign_add(1)
+        model.values.assign(self.random.normal(size=20_000))
+        values.append(model.values.numpy())
+        checkpoints.save()
+        return restored
+
+    def rewrite(self, change):
+        """Changes the text of the file `checkpoint`."""
         path = os.path.join(self.folder, 'checkpoint')
         with open(path) as file:
             listed = file.read()
-        for spoilt in ('', re.sub(r'(timestamps?: )\d+', r'\g<1>99999999999', listed)):
-            with open(path, 'w') as file:
-                file.write(spoilt)
-            model, state, checkpoints = self.checkpoints()
-            checkpoints.restore()
-            state.step.assign_add(1)
-            model.values.assign_add(np.ones(20_000))
-            values.append(model.values.numpy())
-            checkpoints.save()
-            with open(path) as file:
-                listed = file.read()
-            last = int(state.step)
-            kept = [os.path.join(self.folder, f'ckpt-{last - i}') for i in range(3)]  # of three, the oldest is swept
+        with open(path, 'w') as file:
+            file.write(change(listed))
+
+    def last_three(self, values):
+        return [os.path.join(self.folder, f'ckpt-{len(values) - i}') for i in range(3)]
+
+    def test_checkpoints_that_were_found_stay_known(self):
+        values = self.saved(3)
+        late, first = (r'(timestamps?: )\d+', r'\g<1>99999999999'), 'model_checkpoint_path: "ckpt-1"\n'
+        for change in (lambda listed: '', lambda listed: re.sub(*late, listed), lambda listed: first):
+            self.rewrite(change)
+            self.assertEqual(self.goes_on(values), os.path.join(self.folder, f'ckpt-{len(values) - 1}'))
+            kept = self.last_three(values)  # of three, the oldest is swept
             self.assertEqual(written(self.folder), kept)
             self.assertEqual({os.path.splitext(each)[0] for each in glob.glob(f'{self.folder}/ckpt-*')}, set(kept))
+            self.assertEqual(checkpoint_path(self.folder, 'last'), kept[0])
         for damaged in glob.glob(f'{kept[0]}.data*'):
             os.truncate(damaged, 0)
-        self.check_restored(last - 1, values[last - 2])
+        self.check_restored(len(values) - 1, values[-2])
+
+    def test_a_list_of_checkpoints_that_are_gone_does_not_train_anew(self):
+        self.saved(2)
+        for path in glob.glob(os.path.join(self.folder, 'ckpt-*')):
+            os.remove(path)
+        with self.assertRaisesRegex(UserError, 'none is there'):
+            self.checkpoints()[2].restore()
 
     def test_a_copied_folder_leaves_the_original_alone(self):
-        values, copy = self.saved(3), self.folder + '.copy'
-        self.addCleanup(shutil.rmtree, copy)
-        self.checkpoints()  # a start, which writes the list anew
-        shutil.copytree(self.folder, copy)
-        before, original = sorted(os.listdir(self.folder)), self.folder
-        self.folder = copy
-        for said in ('', os.path.join(original, 'ckpt-')):  # as it is, and with a list that names the original's
-            path = os.path.join(copy, 'checkpoint')
-            with open(path) as file:
-                listed = file.read()
-            with open(path, 'w') as file:
-                file.write(listed.replace('"ckpt-', f'"{said}') if said else listed)
-            self.assertEqual(os.path.dirname(checkpoint_path(copy, 'last')), copy)
-            model, state, checkpoints = self.checkpoints()
-            self.assertEqual(os.path.dirname(checkpoints.restore()), copy)
-            state.step.assign_add(1)
-            model.values.assign_add(np.ones(20_000))
-            values.append(model.values.numpy())
-            checkpoints.save()
-            last = int(state.step)
-            self.assertEqual(last, len(values))
-            self.assertEqual(written(copy), [os.path.join(copy, f'ckpt-{last - i}') for i in range(3)])
-            self.check_restored(last, values[-1])
+        values, original = self.saved(3), self.folder
+        self.rewrite(lambda listed: '')
+        self.goes_on(values)  # a start that writes the list anew
+        self.folder = original + '.copy'
+        shutil.copytree(original, self.folder)
+        self.addCleanup(shutil.rmtree, self.folder)
+        before = sorted(os.listdir(original))
+        for _ in range(2):
+            self.assertEqual(os.path.dirname(self.goes_on(values)), self.folder)
+            self.assertEqual(written(self.folder), self.last_three(values))
+            self.assertEqual(checkpoint_path(self.folder, 'last'), self.last_three(values)[0])
         self.assertEqual(sorted(os.listdir(original)), before)
 
     def test_a_full_disk_leaves_the_last_checkpoint_as_it_is(self):

@@ -18,7 +18,7 @@ pieces] int32 (PAD after the end, no EOS), lengths, scores in nats and truncated
 words or characters there is also `text`: lines [sentences] string to translations [sentences] string, and scores.
 SentencePiece needs operations that TensorFlow does not have: cut lines with the package sentencepiece and the models
 src.model and trg.model, which lie beside the SavedModel in assets.extra/ as do token lists. What flags do not say is as
-nmt_infer.py has it for that model folder.
+nmt_infer.py has it for that model folder, but for the precision, which is float32.
 
 Where TensorFlow computes by oneDNN, it keeps a weight that is a constant in the order that products read: with
 --constants, a flow model translates single sentences faster, for more memory and a longer first call (docs/exports.md).
