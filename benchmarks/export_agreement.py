@@ -4,8 +4,9 @@
     python benchmarks/export_agreement.py --model_dir runs/en2de --test_src test.en --test_trg test.de --sentences 300
 
 Writes a SavedModel, LiteRT files and `.npz` files by the tools that do so, and translates the text with each: greedy
-search, argmax of flow models, on the CPU. SavedModel and LiteRT run in fresh processes that can import nothing of this
-package, LiteRT without TensorFlow too; `.npz` files by `nmt_np.py`. The peer is the model itself in float32.
+search, or of flow models argmax (iw, where --decode says so), on the CPU. SavedModel and LiteRT run in fresh processes
+that can import nothing of this package, LiteRT without TensorFlow too; `.npz` files by `nmt_np.py`. The peer is the
+model itself in float32.
 
 `ratio` is the share of sentences with the same pieces as the model's, `same` their number, `same_text` that of equal
 translations. `largest_score_difference` is among those with the same pieces, relative to max(1, |score|), null where
@@ -26,6 +27,7 @@ from side_by_side import report
 
 from sequencing import cli
 from sequencing.errors import Failure, UserError
+from tools.export_savedmodel import FLOW_FLAGS, define_flow_flags
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OURS = ('build_flow_model', 'build_inputs', 'build_model', 'config_example', 'flow_layers', 'nmt_infer', 'nmt_np',
@@ -61,6 +63,9 @@ def define(values):
                       flag_values=values)  # fmt: skip
     flags.DEFINE_integer('max_src_length', 64, 'longest source of LiteRT files, in pieces', lower_bound=1,
                          flag_values=values)  # fmt: skip
+    flags.DEFINE_string('decode', '', 'decoding mode; argmax for flow models, which also have iw, and greedy for '
+                        'others', flag_values=values)  # fmt: skip
+    define_flow_flags({'flag_values': values})
 
 
 def main(argv=None):
@@ -86,11 +91,13 @@ def benchmark(values):
     from sequencing.export import folder_size
 
     translator = sequencing.load(values.model_dir, precision='float32')
-    mode = 'argmax' if translator.is_flow else 'greedy'
-    best = [result.outputs[0] for result in translator.stream(lines, decode=mode)]
+    mode = values.decode or ('argmax' if translator.is_flow else 'greedy')
+    options = {'decode': mode, **{name: values[name].value for name in FLOW_FLAGS if values[name].value is not None}}
+    asked = [f'--{name}={value}' for name, value in options.items()]
+    best = [result.outputs[0] for result in translator.stream(lines, **options)]
     wanted = [(output.tokens, output.score, output.translation) for output in best]
     sources = [translator.src_vocab.encode(line).tolist() for line in lines]
-    about = {'decode': mode, 'model': os.path.basename(values.model_dir.rstrip('/'))}
+    about = {**options, 'model': os.path.basename(values.model_dir.rstrip('/'))}
 
     with tempfile.TemporaryDirectory() as folder:
 
@@ -109,7 +116,7 @@ def benchmark(values):
             return [(vocab.pieces(ids), score, vocab.decode(ids)) for ids, score in found]
 
         vocab, pad_id = translator.trg_vocab, translator.src_vocab.pad_id
-        path = exported(export_savedmodel, 'output_dir', 'saved_model', f'--decode={mode}')
+        path = exported(export_savedmodel, 'output_dir', 'saved_model', *asked)
         batches = [sources[i : i + TOGETHER] for i in range(0, len(sources), TOGETHER)]
         batches = [padded(batch, max(map(len, batch)), pad_id) for batch in batches]
         tell('saved_model', folder_size(path), elsewhere(SAVED_MODEL, path, batches))
@@ -117,14 +124,15 @@ def benchmark(values):
         room = values.max_src_length
         batches = [padded([source], room, pad_id) for source in sources]
         for weights in values.weights:
-            path = exported(export_tflite, 'output_dir', weights, f'--weights={weights}', f'--max_src_length={room}')
+            path = exported(export_tflite, 'output_dir', weights, f'--weights={weights}', f'--max_src_length={room}',
+                            *asked)  # fmt: skip
             path = os.path.join(path, 'model.tflite')
             tell(f'litert/{weights}', os.path.getsize(path), elsewhere(LITERT, path, batches),
                  cut=sum(len(source) > room for source in sources))  # fmt: skip
 
         for weights, more in ('float32', []), ('int8', ['--int8']):
             path = exported(ckpt2npz, 'output_file', f'{weights}.npz', *more)
-            tell(f'npz/{weights}', os.path.getsize(path), by_numpy(path, mode, lines, folder))
+            tell(f'npz/{weights}', os.path.getsize(path), by_numpy(path, asked, lines, folder))
     return 0
 
 
@@ -158,13 +166,13 @@ def run_elsewhere(program, asked, folder):
     return json.loads(output_of([sys.executable, '-c', program], environment, cwd=folder, input=json.dumps(asked)))
 
 
-def by_numpy(path, mode, lines, folder):
+def by_numpy(path, asked, lines, folder):
     from sequencing.text import write_lines
 
     source = os.path.join(folder, 'source')
     write_lines(source, lines)
-    command = [sys.executable, os.path.join(ROOT, 'nmt_np.py'), f'--model={path}', f'--test_src={source}',
-               f'--decode={mode}', '--format=jsonl']  # fmt: skip
+    command = [sys.executable, os.path.join(ROOT, 'nmt_np.py'), f'--model={path}', f'--test_src={source}', *asked,
+               '--format=jsonl']  # fmt: skip
     found = map(json.loads, output_of(command, {**os.environ, 'PYTHONPATH': ROOT}).splitlines())
     return [(one['tokens'], one['score'], one['translation']) for one in found]
 

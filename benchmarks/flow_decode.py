@@ -7,7 +7,7 @@
 Random weights, forced lengths, vocabulary 8,000: only shapes matter. Ours and the peer run in turn, each in a process
 of its own; `--clock cpu` reads the second number. Among `--precisions` may also be `numpy`, and what is exported:
 `saved-float32` and `saved-mixed_bfloat16` are what tools/export_savedmodel.py --constants writes, `litert-float32` and
-`litert-int8` files of tools/export_tflite.py, with room for as many tokens as there are, of argmax of one sentence.
+`litert-int8` files of tools/export_tflite.py, with room for as many tokens as there are, for one sentence.
 Without a peer, ours is compared with itself.
 """
 
@@ -179,30 +179,31 @@ def measure_saved(values):
 
 
 def measure_litert(values):
-    """The same of what tools/export_tflite.py makes, one file for each length."""
+    """The same of what tools/export_tflite.py makes, one file for each mode and length."""
     from ai_edge_litert.interpreter import Interpreter
 
-    cases = {name: CASES[name][2] for name in values.cases if CASES[name][:2] == ('argmax', 1)}
+    cases = {name: (CASES[name][0], CASES[name][2]) for name in values.cases if CASES[name][1] == 1}
     weights = values.measure.partition('-')[2]
-    paths = {length: os.path.join(values.export_dir, f'{weights}-{length}.tflite') for length in cases.values()}
-    missing = [length for length in paths if not os.path.exists(paths[length])]
+    paths = {key: os.path.join(values.export_dir, f'{weights}-{key[0]}-{key[1]}.tflite') for key in cases.values()}
+    missing = [key for key in paths if not os.path.exists(paths[key])]
     if missing:
-        write_litert(weights, {length: paths[length] for length in missing})
-    for name, length in cases.items():
-        run = Interpreter(paths[length], num_threads=values.threads).get_signature_runner()
+        write_litert(weights, {key: paths[key] for key in missing})
+    for name, key in cases.items():
+        run = Interpreter(paths[key], num_threads=values.threads).get_signature_runner()
         run_case(values, name, lambda mode, ids, mask, run=run: run(src_ids=ids[:, :-1]))
     return 0
 
 
 def write_litert(weights, paths):
-    """Writes a file with room for as many tokens as each key of `paths` says."""
+    """Writes a file for the mode and the source's length that each key of `paths` is."""
     cli.quiet_tensorflow()
     from tools import export_tflite
 
     translator, options = base_translator('float32')
-    for length, path in paths.items():
+    for (mode, length), path in paths.items():
         source = length - 1  # to which the function adds EOS
-        function = export_tflite.build(translator, source, length, options['argmax'])
+        room = length if mode == 'argmax' else length + translator.model.length_unit  # as `base_model` tells lengths
+        function = export_tflite.build(translator, source, room, options[mode])
         content = export_tflite.convert(translator.model, function, weights)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, 'wb') as file:

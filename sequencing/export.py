@@ -14,8 +14,6 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from flow_layers.one_trace import in_one_graph
-from sequencing import flowseq_decoding
-from sequencing.blocks import Rows
 from sequencing.errors import UserError
 from sequencing.feedback import logsumexp
 from sequencing.model_folder import checkpoint_path
@@ -195,24 +193,6 @@ def sliding_step(model, token, caches, memory, time):
         x, _, grown = layer.step(x, keys, values, 1, cache, penalty, memory.penalty, turn)
         new.append(tuple(part[:, :, 1:] for part in grown))
     return model.logits(decoder.finish(x, placed))[:, 0], new
-
-
-def fixed_argmax(model, src_ids, src_mask, limits, longest):
-    """Translations of a `FlowSeq` from zero noise: as mode argmax, with room for `longest` tokens.
-
-    Args:
-      longest: int, a multiple of the length unit; a length beyond it is cut to it. The others as in `fixed_greedy`.
-    Returns:
-      `FixedOutput`; scores are log p(y | z, x).
-    """
-    source = model.encode(src_ids, src_mask)
-    lengths, _ = model.length_predictor.predict(source.context, source.lengths, 1)
-    rows = Rows(tf.sequence_mask(tf.minimum(lengths[:, 0], longest), longest))
-    noise = tf.zeros([src_ids.shape[0] * longest, model.latent_size])
-    z, _ = flowseq_decoding.generate(model, source, rows, noise)
-    ids, scores, _ = flowseq_decoding.decode(model, source, z, rows, limits)
-    inside = tf.logical_and(rows.mask, ids != model.eos_id)
-    return FixedOutput(tf.where(inside, ids, model.pad_id), tf.reduce_sum(tf.cast(inside, tf.int32), axis=1), scores)
 
 
 # Text ---------------------------------------------------------------------------------------------------------------

@@ -264,9 +264,9 @@ class FlowSeq(tf.Module):
         """How many sentences a source is to the batch size."""
         return options.flow_rows(self.length_predictor.most_lengths)
 
-    def translate(self, src_ids, src_mask, limits, options, seed=None):
+    def translate(self, src_ids, src_mask, limits, options, seed=None, room=None):
         """Translates a batch: see `flowseq_decoding.translate`."""
-        return flowseq_decoding.translate(self, src_ids, src_mask, limits, options, seed)
+        return flowseq_decoding.translate(self, src_ids, src_mask, limits, options, seed, room)
 
     def score(self, batch, options, seed=None, numbers=None):
         """Scores of given targets as decoding reports them, and log p(T | x): see `flowseq_decoding.score`."""

@@ -51,7 +51,7 @@ class Candidates(NamedTuple):
     numbers: tf.Tensor  # [B, C] int32, which sample of its length the latent is, from 0
 
 
-def translate(model, src_ids, src_mask, limits, options, seed=None):
+def translate(model, src_ids, src_mask, limits, options, seed=None, room=None):
     """Translates a batch.
 
     Args:
@@ -59,6 +59,8 @@ def translate(model, src_ids, src_mask, limits, options, seed=None):
       src_ids, src_mask: `[B, S]` int32 and bool, ending in EOS.
       limits: `[B]` int32, longest outputs in tokens, EOS not counted.
       options: `DecodeOptions`; seed: scalar int32 in place of the seed in them.
+      room: int, a multiple of the length unit: outputs have so many positions and longer lengths are cut to it, so that
+        all sizes are known beforehand; None for as many as there have to be.
     Returns:
       `FlowHypotheses`.
     """
@@ -67,14 +69,15 @@ def translate(model, src_ids, src_mask, limits, options, seed=None):
     keys = noise.source_hash(src_ids, src_mask)
     if options.decode == 'argmax':
         samples = options.flow_candidates()
-        found = argmax(model, source, keys, options.tau, samples, seed, limits)
+        found = argmax(model, source, keys, options.tau, samples, seed, limits, room)
         chosen_from, ranks = samples, found.scores
     else:
         zero_first = options.decode in FIRST_WITHOUT_NOISE
-        found = candidates(model, source, keys, options.nlen, options.ntr, options.tau, seed, zero_first, limits)
+        asked = options.nlen, options.ntr, options.tau, seed, zero_first
+        found = candidates(model, source, keys, *asked, limits, room)
         chosen_from, ranks = 1, found.scores
         if options.decode == 'iw':
-            scores = weighted_scores(model, source, keys, found, options.iw_k, seed)
+            scores = weighted_scores(model, source, keys, found, options.iw_k, seed, fixed=room is not None)
             found, ranks = found._replace(scores=scores), scores / tf.cast(found.spans, tf.float32)
     possible = found.length_log_probs > -math.inf
     found = found._replace(scores=tf.where(possible, found.scores, -math.inf))
@@ -102,10 +105,10 @@ def _best_first(model, found, ranks, count):
     )
 
 
-def argmax(model, source, keys, tau, samples, seed, limits=None):
+def argmax(model, source, keys, tau, samples, seed, limits=None, room=None):
     """The candidate of the most probable length: from zero noise, or from the likeliest of `samples` noisy latents."""
     lengths, length_log_probs = _lengths(model, source, 1)
-    rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first=False)
+    rows, draws = _noise(model, lengths, keys, samples, tau, seed, False, room)
     z, density = generate(model, source, rows, draws)
     best = tf.zeros([tf.shape(lengths)[0]], tf.int32)
     if samples > 1:
@@ -116,7 +119,7 @@ def argmax(model, source, keys, tau, samples, seed, limits=None):
     return _as_candidates(decode(model, source, z, rows, limits), rows, length_log_probs, best[:, tf.newaxis])
 
 
-def candidates(model, source, keys, lengths_count, samples, tau, seed, zero_first, limits=None):
+def candidates(model, source, keys, lengths_count, samples, tau, seed, zero_first, limits=None, room=None):
     """`lengths_count * samples` candidates a source, those of one length next to each other; fewer where the length
     predictor has fewer lengths.
 
@@ -128,7 +131,7 @@ def candidates(model, source, keys, lengths_count, samples, tau, seed, zero_firs
       `Candidates`.
     """
     lengths, length_log_probs = _lengths(model, source, lengths_count)
-    rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first)
+    rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first, room)
     z, _ = generate(model, source, rows, draws)
     decoded, log_probs = decode(model, source, z, rows, limits), tf.repeat(length_log_probs, samples, axis=1)
     return _as_candidates(decoded, rows, log_probs, tf.tile(tf.range(samples), [lengths.shape[1]]))
@@ -138,9 +141,11 @@ def _lengths(model, source, count):
     return model.length_predictor.predict(source.context, source.lengths, count)
 
 
-def _noise(model, lengths, keys, samples, tau, seed, zero_first):
+def _noise(model, lengths, keys, samples, tau, seed, zero_first, room):
     """`Rows` of `B * L * samples` latents for lengths `[B, L]`, and their noise, flat, zero at padding."""
     longest = tf.reduce_max(lengths)
+    if room is not None:
+        lengths, longest = tf.minimum(lengths, room), room
     rows = Rows(tf.sequence_mask(tf.repeat(tf.reshape(lengths, [-1]), samples), longest))
     shape = tf.stack([rows.batch * rows.time, model.latent_size])
     if tau == 0.0:
@@ -176,7 +181,6 @@ def decode(model, source, z, rows, limits=None, keep_tail=False):
       ids `[N, T]` int32, PAD at padding; log p(y | z, x) of these, `[N]`; whether a limit cut them, `[N]` bool.
     """
     logits = model.logits(z, rows, source)
-    normaliser = tf.reduce_logsumexp(logits, axis=1)
     barred = tf.constant(model.barred_ids(), tf.int32)
     barred = tf.reduce_any(tf.one_hot(barred, model.vocab_size, True, False), axis=0)
     ids = tf.argmax(tf.where(barred, -math.inf, logits), axis=1, output_type=tf.int32)
@@ -190,8 +194,13 @@ def decode(model, source, z, rows, limits=None, keep_tail=False):
         beyond = tf.range(rows.time) >= limits[:, tf.newaxis]
         truncated = tf.reduce_any(beyond & rows.mask & (ids != model.eos_id), axis=1)
         ids = tf.where(beyond, model.eos_id, ids)
-    chosen = tf.gather(logits, tf.reshape(ids, [-1]), batch_dims=1) - normaliser
-    return tf.where(rows.mask, ids, model.pad_id), rows.sums(chosen[:, tf.newaxis]), truncated
+    return tf.where(rows.mask, ids, model.pad_id), _log_probs(logits, ids, rows), truncated
+
+
+def _log_probs(logits, ids, rows):
+    """log p of sentences `[B, T]`, from scores of all tokens `[B * T, N]`; `[B]`."""
+    chosen = tf.gather(logits, tf.reshape(ids, [-1]), batch_dims=1) - tf.reduce_logsumexp(logits, axis=1)
+    return rows.sums(chosen[:, tf.newaxis])
 
 
 def reconstruct(model, batch):
@@ -244,15 +253,16 @@ def score(model, src_ids, src_mask, trg_ids, trg_mask, options, seed=None, numbe
     return weighted_scores(model, source, keys, given, options.iw_k, seed)[:, 0], length_log_probs
 
 
-def weighted_scores(model, source, keys, found, samples, seed):
+def weighted_scores(model, source, keys, found, samples, seed, fixed=False):
     """The importance-weighted estimate of log p(y | x) of every candidate, the length's probability included, `[B, C]`.
 
     The noise is keyed by source and candidate, so whoever scores the same pair gets the same number; candidates that
-    several latents led to are scored once.
+    several latents led to are scored once. Where sizes are `fixed`, all are, and no work is saved on padding either.
     """
+    if fixed:
+        return _weighted_scores(model, source, keys, found, samples, seed, fixed)
     found, places = distinct(found)
-    scores = _weighted_scores(model, source, keys, found, samples, seed)
-    return tf.gather(scores, places, batch_dims=1)
+    return tf.gather(_weighted_scores(model, source, keys, found, samples, seed, fixed), places, batch_dims=1)
 
 
 def distinct(found):
@@ -275,25 +285,26 @@ def distinct(found):
     return Candidates(*kept[:2], None, kept[2], None, None), places
 
 
-def _weighted_scores(model, source, keys, found, samples, seed):
-    shape = tf.shape(found.ids)
+def _weighted_scores(model, source, keys, found, samples, seed, fixed):
+    shape = found.ids.shape if fixed else tf.shape(found.ids)
     mask = tf.sequence_mask(found.spans, shape[2])
     hashes = noise.source_hash(tf.reshape(found.ids, [-1, shape[2]]), tf.reshape(mask, [-1, shape[2]]))
     keys = noise.mix(keys[:, tf.newaxis], tf.reshape(hashes, shape[:2]))
     draws = model.latent_noise(tf.stack([seed, 0]), tf.reshape(keys, [-1]), samples, shape[2])
     rows = Rows(tf.reshape(mask, [-1, shape[2]]))
-    weights = importance_weights(model, source, tf.reshape(found.ids, [-1, shape[2]]), rows, draws)
+    weights = importance_weights(model, source, tf.reshape(found.ids, [-1, shape[2]]), rows, draws, fixed)
     estimate = tf.reduce_logsumexp(weights, axis=1) - math.log(samples)
     return tf.reshape(estimate, shape[:2]) + found.length_log_probs
 
 
-def importance_weights(model, source, ids, rows, draws):
+def importance_weights(model, source, ids, rows, draws, fixed=False):
     """log p(z | x) + log p(y | z, x) - log q(z | x, y) for posterior samples z.
 
     Args:
       source: `EncodedSource` of B sentences.
       ids: `[N, T]` int32, N / B targets for each source; rows: their `Rows`.
       draws: `[N, k, T, D]` standard normal.
+      fixed: score tokens of padding, too, so that sizes do not depend on the targets.
     Returns:
       `[N, k]` in nats.
     """
@@ -302,5 +313,8 @@ def importance_weights(model, source, ids, rows, draws):
     count = draws.shape[1]
     log_p = model.prior_log_prob(z, many, source)
     ids = tf.repeat(ids, count, axis=0)
-    nll = model.cross_entropies(z, ids, many, source)[1]
+    if fixed:
+        nll = -_log_probs(model.logits(z, many, source), ids, many)
+    else:
+        nll = model.cross_entropies(z, ids, many, source)[1]
     return tf.reshape(log_p - nll - log_q, [-1, count])

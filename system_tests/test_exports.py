@@ -31,7 +31,11 @@ class EveryExportTest(ExportChecks, unittest.TestCase):
         recurrent = FLOWS['flow_recurrent']
         affine = dataclasses.replace(recurrent, prior=dataclasses.replace(recurrent.prior, transform='affine'))
         models = {**AUTOREGRESSIVE, **FLOWS, 'flow_recurrent': affine}
-        self.check_lite_files({name: model for name, model in models.items() if name != 'ava'})
+        asked = {name: (model, {}) for name, model in models.items() if name != 'ava'}
+        iw = {'decode': 'iw', 'tau': 0.7, 'nlen': 3, 'ntr': 2, 'iw_k': 3}
+        asked.update({f'{name}_iw': (models[name], iw) for name in FLOWS})
+        asked['noisy'] = models['flow'], {'tau': 0.7, 'ntr': 3}
+        self.check_lite_files(asked)
 
 
 class TrainedExportTest(unittest.TestCase):

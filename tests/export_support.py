@@ -124,19 +124,17 @@ class ExportChecks:
         self.assertGreater(same, 0.8 * total)
 
     def check_lite_files(self, models):
-        """Exports models, a dict of name to configuration, as LiteRT files and compares."""
+        """Exports models, a dict as of `check_saved_models`, as LiteRT files and compares."""
         draw, asked, wanted = seeds(self), [], []
-        for name, model_config in models.items():
-            translator, folder = self.exported(
-                export_tflite, draw, f'{name}.lite', model_config, f'--max_src_length={LONGEST}'
-            )
+        for name, (model_config, options) in models.items():
+            flags = [f'--max_src_length={LONGEST}', *(f'--{key}={value}' for key, value in options.items())]
+            translator, folder = self.exported(export_tflite, draw, f'{name}.lite', model_config, *flags)
             lines = lines_of(draw)
             rows = [translator.src_vocab.encode(line).tolist() for line in lines]
             asked.append((folder, [row + [0] * (LONGEST - len(row)) for row in rows]))
-            wanted.append((translator, lines))
+            wanted.append((translator, lines, {'decode': 'argmax' if translator.is_flow else 'greedy', **options}))
         same = total = 0
-        for (translator, lines), found in zip(wanted, run_elsewhere(LITE_FILES, asked, self.folder)):
-            options = {'decode': 'argmax' if translator.is_flow else 'greedy'}
+        for (translator, lines, options), found in zip(wanted, run_elsewhere(LITE_FILES, asked, self.folder)):
             for line, one in zip(lines, found):
                 same += self.check_same(translator, line, options, one['ids'][: one['lengths']], one['scores'])
                 total += 1

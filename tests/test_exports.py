@@ -77,7 +77,8 @@ class ExportTest(ExportChecks, FolderTest):
             self.assertEqual(set(products), {'Const'}, name)
 
     def test_lite_files(self):
-        self.check_lite_files({'flow': SMALL_FLOW})
+        iw = {'decode': 'iw', 'nlen': 2, 'ntr': 3, 'iw_k': 4, 'tau': 0.8, 'seed': seeds(self).randrange(1000)}
+        self.check_lite_files({'flow': (SMALL_FLOW, {}), 'iw': (SMALL_FLOW, iw)})
 
 
 class ExportFlagsTest(ExportChecks, unittest.TestCase):
@@ -174,6 +175,8 @@ class ExportFlagsTest(ExportChecks, unittest.TestCase):
             (export_tflite, (model, f'--output_dir={self.path("none/new")}'), 'cannot be written'),
             (export_tflite, (f'--model_dir={self.model_dir},{self.model_dir}', output), 'several folders'),
             (export_tflite, (model, output, '--weights=int4'), 'int4'),
+            (export_tflite, (model, output, '--decode=iw'), 'it has beam, greedy, sample, mbr'),
+            (export_tflite, (model, output, '--decode=mbr'), '<greedy|argmax|iw>'),
             (export_savedmodel, (f'--model_dir={self.path("none")}', output), 'no such model folder'),
             (export_savedmodel, (model, output, '--decode=argmax'), 'it has beam, greedy, sample, mbr'),
             (export_savedmodel, (model, output, '--decode=mbr'), 'outside the graph'),

@@ -35,7 +35,8 @@ REFUSED = {
     'npd': 'ranks candidates by a second model, outside the graph',
     'mbr': 'ranks candidates by comparing their text, outside the graph',
 }
-ASKED = ('decode', 'beam_size', 'length_penalty', 'max_length', 'tau', 'nlen', 'ntr', 'iw_k', 'seed')
+FLOW_FLAGS = ('tau', 'nlen', 'ntr', 'iw_k', 'seed')
+ASKED = ('decode', 'beam_size', 'length_penalty', 'max_length', *FLOW_FLAGS)
 
 
 def define_flags(flags):
@@ -52,6 +53,13 @@ def define_flags(flags):
     absl.DEFINE_float('length_penalty', None, 'exponent of the length penalty of beam search', **own)
     absl.DEFINE_integer('max_length', None, 'longest output in tokens; 0 for decode.length_ratio x source + 20',
                          **own)  # fmt: skip
+    define_flow_flags(own)
+
+
+def define_flow_flags(own):
+    """Flags of what flow models decode by; `own` says where flags are defined."""
+    from absl import flags as absl
+
     absl.DEFINE_float('tau', None, 'temperature of the latent noise (flow models)', **own)
     absl.DEFINE_integer('nlen', None, 'lengths to try (iw of flow models)', **own)
     absl.DEFINE_integer('ntr', None, 'latent samples a length (flow models)', **own)

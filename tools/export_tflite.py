@@ -7,15 +7,16 @@ import numpy as np
 
 from sequencing import cli
 from sequencing.errors import UserError
-from tools.export_savedmodel import write_vocabularies
+from tools.export_savedmodel import FLOW_FLAGS, define_flow_flags, write_vocabularies
 
 USAGE = """
-Writes a trained model for LiteRT, the interpreter of phones: greedy search, or of flow models argmax, of one sentence
-at a time.
+Writes a trained model for LiteRT, the interpreter of phones: greedy search, or of flow models argmax or iw, of one
+sentence at a time.
 
   python tools/export_tflite.py --model_dir runs/demo --output_dir runs/demo.lite
   python tools/export_tflite.py --model_dir runs/demo --output_dir runs/demo8.lite --weights int8
       weights as eight-bit numbers, at about a quarter of the size
+  python tools/export_tflite.py --model_dir runs/demo_flow --output_dir runs/flow.lite --decode iw --tau 0.5
 
 The folder holds model.tflite, the vocabularies and export.json, which names special ids and lengths. The model takes
 src_ids [1, max_src_length] int32, PAD (0) after the end and no EOS, and gives ids [1, max_length] int32 (PAD after the
@@ -31,6 +32,7 @@ needs:
   print(target.decode(found['ids'][0][: found['lengths'][0]].tolist()))
 """
 WEIGHTS = ('float32', 'float16', 'int8')
+MODES = ('greedy', 'argmax', 'iw')
 
 
 def define_flags(flags):
@@ -41,9 +43,12 @@ def define_flags(flags):
     absl.DEFINE_string('output_dir', '', 'folder to write; it may not exist yet', **own)
     absl.DEFINE_string('checkpoint', 'best', "'best', 'last' or the path of a checkpoint", **own)
     absl.DEFINE_integer('max_src_length', 64, 'longest source in tokens, EOS not counted', lower_bound=1, **own)
-    absl.DEFINE_integer('max_length', 0, 'longest output in tokens; 0 for the longest that the model would write',
+    absl.DEFINE_integer('max_length', None, 'longest output in tokens; 0 for decode.length_ratio x source + 20',
                         lower_bound=0, **own)  # fmt: skip
     absl.DEFINE_enum('weights', 'float32', WEIGHTS, 'how weights are stored', **own)
+    absl.DEFINE_enum('decode', None, MODES, 'decoding mode; argmax for flow models, which also have iw, and greedy for '
+                     'others', **own)  # fmt: skip
+    define_flow_flags(own)
 
 
 def main(argv=None):
@@ -63,8 +68,9 @@ def export(flags):
     translator = load(flags.model_dir, flags.checkpoint, 'float32')
     check_interpreter_has_it(flags.model_dir, translator.config.model)
     check_size([flags.model_dir], flags.checkpoint)
-    mode = 'argmax' if translator.is_flow else 'greedy'
-    options = options_for(translator.model, translator.config, decode=mode, max_length=flags.max_length or None)
+    mode = flags.decode or ('argmax' if translator.is_flow else 'greedy')
+    asked = {name: flags[name].value for name in ('max_length', *FLOW_FLAGS)}
+    options = options_for(translator.model, translator.config, decode=mode, **asked)
     if flags.max_src_length > options.max_src_length:
         raise UserError(f'--max_src_length {flags.max_src_length} is too much: this model reads '
                         f'{options.max_src_length} tokens of a source at most (decode.max_src_length).')  # fmt: skip
@@ -74,10 +80,10 @@ def export(flags):
         content = convert(translator.model, function, flags.weights)
         with open(os.path.join(made, 'model.tflite'), 'wb') as file:
             file.write(content)
-        notes = {'max_src_length': flags.max_src_length, 'max_length': longest, 'weights': flags.weights}
-        write_vocabularies(translator, made, notes)
-    print(f'{flags.output_dir}: {folder_size(flags.output_dir) / 2**20:.1f} MiB, sources of {flags.max_src_length} '
-          f'tokens, outputs of {longest}')  # fmt: skip
+        sizes = {'max_src_length': flags.max_src_length, 'max_length': longest}
+        write_vocabularies(translator, made, {'decode': mode, **sizes, 'weights': flags.weights})
+    print(f'{flags.output_dir}: {folder_size(flags.output_dir) / 2**20:.1f} MiB, mode {mode}, sources of '
+          f'{flags.max_src_length} tokens, outputs of {longest}')  # fmt: skip
     return 0
 
 
@@ -105,7 +111,7 @@ def build(translator, max_src_length, longest, options):
     """The `tf.function` that is exported."""
     import tensorflow as tf
 
-    from sequencing.export import ended, fixed_argmax, fixed_greedy, output_limits
+    from sequencing.export import ended, fixed_greedy, output_limits
 
     model, src_vocab, trg_vocab = translator.model, translator.src_vocab, translator.trg_vocab
 
@@ -113,10 +119,9 @@ def build(translator, max_src_length, longest, options):
         ids, mask = ended(src_ids, src_vocab.pad_id, src_vocab.eos_id)
         limits = output_limits(mask, options, max_src_length)
         if translator.is_flow:
-            found = fixed_argmax(model, ids, mask, limits, longest)
-        else:
-            found = fixed_greedy(model, ids, mask, limits, longest, trg_vocab.pad_id)
-        return found._asdict()
+            found = model.translate(ids, mask, limits, options, room=longest)
+            return {'ids': found.ids[:, 0], 'lengths': found.lengths[:, 0], 'scores': found.scores[:, 0]}
+        return fixed_greedy(model, ids, mask, limits, longest, trg_vocab.pad_id)._asdict()
 
     signature = [tf.TensorSpec([1, max_src_length], tf.int32, 'src_ids')]
     return tf.function(translate, input_signature=signature, autograph=False)
