@@ -81,6 +81,7 @@ def infer(flags):
         model_dir = load_config(flags.config, flags.config_file)[0].model_dir
     if not model_dir:
         raise UserError('--model_dir is required: the folder of a trained model.')
+    check_format(flags)
     lines = open_source(flags.test_src)
     references = [list(read_lines(path, 'reference')) for path in flags.test_trg]
     prefixes = read_prefixes(flags)
@@ -88,6 +89,13 @@ def infer(flags):
     options = {name: flags[name].value for name in DECODE_FLAGS}
     options |= {'prefixes': prefixes, 'shortlist': read_shortlist(flags, translator)}
     return write_translations(translator, lines, references, flags, options)
+
+
+def check_format(flags):
+    """Refuses what a line of text has no room for."""
+    asked = {'--nbest': (flags.nbest or 1) > 1, '--attention': 'attention' in flags and flags.attention}
+    for name in (name for name, is_asked in asked.items() if is_asked and flags.format == 'text'):
+        raise UserError(f'{name} needs --format jsonl: text has room for one translation a line.')
 
 
 def write_translations(translator, lines, references, flags, options):

@@ -7,7 +7,7 @@ N lines in, N lines out, in order, as nmt_infer.py does it.
 
 import sys
 
-from nmt_infer import open_source, write_translations
+from nmt_infer import check_format, open_source, write_translations
 from sequencing import cli
 from sequencing.text import read_lines
 
@@ -53,6 +53,7 @@ def main(argv=None):
 
 def infer(flags):
     cli.require(flags, 'model')
+    check_format(flags)
     lines = open_source(flags.test_src)
     references = [list(read_lines(path, 'reference')) for path in flags.test_trg]
     import sequencing_np
