@@ -358,8 +358,8 @@ def exports():
 
 def flow_speed():
     """Milliseconds for one sentence against the length of the output: FlowSeq by argmax, Transformers by beam 5"""
-    page = Picture(flow_speed.__doc__, 700, 330)
-    left, right, top, bottom = 60, 400, 20, 280
+    page = Picture(flow_speed.__doc__, 730, 330)
+    left, right, top, bottom = 80, 400, 20, 280
     lengths = 8, 16, 32, 64
     curves = (  # as `benchmarks/flow_rivals.py` measured them; benchmarks/RESULTS.md has them, too
         ('Transformer 6 + 6, ours, float32', (105.4, 234.5, 477.4, 858.3), '#990000'),
@@ -382,8 +382,8 @@ def flow_speed():
     page.words((left + right) / 2, bottom + 36, 'tokens')
     for row, (words, times, colour) in enumerate(curves):
         page.line(*map(place, lengths, times), colour=colour, width=2)
-        page.line((440, 60 + 30 * row), (464, 60 + 30 * row), colour=colour, width=2)
-        page.words(472, 60 + 30 * row, words, anchor='start')
+        page.line((430, 60 + 30 * row), (454, 60 + 30 * row), colour=colour, width=2)
+        page.words(462, 60 + 30 * row, words, anchor='start')
     return page
 
 
