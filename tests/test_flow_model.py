@@ -380,6 +380,30 @@ class DecodingTest(FlowModelCase):
             self.assertEqual(int(np.isfinite(found.scores[i]).sum()), 2 * len(possible))
             self.assertEqual(set(found.spans[i, : 2 * len(possible)].numpy()), set(possible))
 
+    def test_room_changes_nothing_but_longer_lengths(self):
+        for name in ('transformer', 'recurrent', 'three levels'):
+            model, _, vocab = self.model(name)
+            batch = random_batch(self.random, vocab)
+            limits, unit = tf.fill([4], 9), model.length_unit
+            for decode in ('argmax', 'sample', 'iw'):
+                with self.subTest(model=name, decode=decode):
+                    options = DecodeOptions(decode=decode, nlen=3, ntr=2, tau=0.5, iw_k=2)
+                    free = model.translate(*batch[:2], limits, options)
+                    longest = int(tf.reduce_max(free.spans))
+                    room = -(-longest // unit) * unit + 2 * unit
+                    roomy = model.translate(*batch[:2], limits, options, room=room)
+                    self.assertEqual(roomy.ids.shape[2], room)
+                    self.assertAllEqual(roomy.ids[:, :, longest:], tf.zeros_like(roomy.ids[:, :, longest:]))
+                    told = ('numbers', 'truncated') if decode != 'iw' else ()  # which of equals comes first is chance
+                    for field in ('spans', 'lengths', 'candidates', *told):
+                        self.assertAllEqual(getattr(roomy, field), getattr(free, field), field)
+                    self.assertAllEqual(roomy.ids[:, :, : free.ids.shape[2]], free.ids)
+                    for field in ('scores', 'rank_scores', 'length_log_probs'):
+                        self.assertAllClose(getattr(roomy, field), getattr(free, field), 1e-4, 1e-4, field)
+                    cut = model.translate(*batch[:2], limits, options, room=unit)
+                    self.assertAllEqual(cut.spans, tf.fill(cut.spans.shape, unit))
+                    self.assertTrue(np.isfinite(cut.scores[:, 0]).all())
+
     def test_sources_nobody_expects(self):
         """Of one token, unknown, very long, empty; with more lengths asked for than there are; nothing ends early."""
         for name in ('transformer', 'recurrent', 'simple', 'three levels'):
