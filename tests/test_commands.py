@@ -218,6 +218,7 @@ class CommandTest(unittest.TestCase):
             ((f'--config_file={self.folder}/bad_config.py', '--config=config_none'), 'has to return'),
             (('--precision=float8',), 'precision'),
             (('--set=train.flow.reconstruction_steps=99999999',), 'train.flow.reconstruction_steps is the first part'),
+            (('--set=train.flow.free_bits=2',), 'train.flow is read by flow models alone'),
             (('--set=model.encoder.kind=[1]',), 'model.encoder.kind is one of'),
             (('--device=TPU:9',), 'no such device'),
         ):
