@@ -95,7 +95,7 @@ def check_format(flags):
     """Refuses what a line of text has no room for."""
     asked = {'--nbest': (flags.nbest or 1) > 1, '--attention': 'attention' in flags and flags.attention}
     for name in (name for name, is_asked in asked.items() if is_asked and flags.format == 'text'):
-        raise UserError(f'{name} needs --format jsonl: text has room for one translation a line.')
+        raise UserError(f'{name} needs --format jsonl: a line of text is one translation and nothing else.')
 
 
 def write_translations(translator, lines, references, flags, options):

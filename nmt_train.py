@@ -33,7 +33,7 @@ from sequencing.model_folder import Checkpoints  # noqa: E402
 from sequencing.objectives import phase_at  # noqa: E402
 from sequencing.optimizers import LearningRate, build_optimizer, early_end  # noqa: E402
 from sequencing.options import to_json  # noqa: E402
-from sequencing.resume import check_resume, check_same_data, unread_by_rl  # noqa: E402
+from sequencing.resume import check_resume, check_same_data, unread_by_rl, unread_without_flow  # noqa: E402
 from sequencing.structures import Batch  # noqa: E402
 from sequencing.training import TrainingState, Updater, reset  # noqa: E402
 from sequencing.validation import Validator  # noqa: E402
@@ -230,6 +230,9 @@ def restore(config, model_dir, init_from, changes, model, state, checkpoints, in
     unread = unread_by_rl(config)
     if unread and config.train.mode == 'rl':
         cli.note(f'mode rl does not read {", ".join(unread)}: what is rewarded is the model that writes')
+    unread = unread_without_flow(config)
+    if unread and config.model.kind != 'flowseq':
+        cli.note(f'only flow models read {", ".join(unread)}: nothing changes by it')
     check_same_data(model_dir, inputs.keys if restored else None)
     for change in changes:
         cli.note(change)

@@ -28,6 +28,7 @@ from side_by_side import report
 from sequencing import cli
 from sequencing.errors import Failure, UserError
 from tools.export_savedmodel import FLOW_FLAGS, define_flow_flags
+from tools.export_tflite import MODES
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OURS = ('build_flow_model', 'build_inputs', 'build_model', 'config_example', 'flow_layers', 'nmt_infer', 'nmt_np',
@@ -63,8 +64,8 @@ def define(values):
                       flag_values=values)  # fmt: skip
     flags.DEFINE_integer('max_src_length', 64, 'longest source of LiteRT files, in pieces', lower_bound=1,
                          flag_values=values)  # fmt: skip
-    flags.DEFINE_string('decode', '', 'decoding mode; argmax for flow models, which also have iw, and greedy for '
-                        'others', flag_values=values)  # fmt: skip
+    flags.DEFINE_enum('decode', None, MODES, 'decoding mode; argmax for flow models, which also have iw, and greedy '
+                      'for others', flag_values=values)  # fmt: skip
     define_flow_flags({'flag_values': values})
 
 

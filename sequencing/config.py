@@ -344,8 +344,6 @@ class Config:
             yield 'train.mode', "is 'rl', which is for autoregressive models; a flow model has no such training."
         if self.model.kind == 'flowseq' and self.train.sampling != SamplingConfig():
             yield 'train.sampling', 'is for models that write token by token; a flow model feeds no token back.'
-        if self.model.kind != 'flowseq' and self.train.flow != FlowTrainConfig():
-            yield 'train.flow', 'is read by flow models alone; leave it as it is by default.'
 
 
 def replace(config, **changes):

@@ -60,7 +60,7 @@ def translate(model, src_ids, src_mask, limits, options, seed=None, room=None):
       limits: `[B]` int32, longest outputs in tokens, EOS not counted.
       options: `DecodeOptions`; seed: scalar int32 in place of the seed in them.
       room: int, a multiple of the length unit: outputs have so many positions and longer lengths are cut to it, so that
-        all sizes are known beforehand; None for as many as there have to be.
+        with a batch of known size all sizes are known beforehand; None for as many as there have to be.
     Returns:
       `FlowHypotheses`.
     """
@@ -107,7 +107,7 @@ def _best_first(model, found, ranks, count):
 
 def argmax(model, source, keys, tau, samples, seed, limits=None, room=None):
     """The candidate of the most probable length: from zero noise, or from the likeliest of `samples` noisy latents."""
-    lengths, length_log_probs = _lengths(model, source, 1)
+    lengths, length_log_probs = _lengths(model, source, 1, room)
     rows, draws = _noise(model, lengths, keys, samples, tau, seed, False, room)
     z, density = generate(model, source, rows, draws)
     best = tf.zeros([tf.shape(lengths)[0]], tf.int32)
@@ -130,25 +130,23 @@ def candidates(model, source, keys, lengths_count, samples, tau, seed, zero_firs
     Returns:
       `Candidates`.
     """
-    lengths, length_log_probs = _lengths(model, source, lengths_count)
+    lengths, length_log_probs = _lengths(model, source, lengths_count, room)
     rows, draws = _noise(model, lengths, keys, samples, tau, seed, zero_first, room)
     z, _ = generate(model, source, rows, draws)
     decoded, log_probs = decode(model, source, z, rows, limits), tf.repeat(length_log_probs, samples, axis=1)
     return _as_candidates(decoded, rows, log_probs, tf.tile(tf.range(samples), [lengths.shape[1]]))
 
 
-def _lengths(model, source, count):
-    return model.length_predictor.predict(source.context, source.lengths, count)
+def _lengths(model, source, count, room=None):
+    return model.length_predictor.predict(source.context, source.lengths, count, room)
 
 
 def _noise(model, lengths, keys, samples, tau, seed, zero_first, room):
     """`Rows` of `B * L * samples` latents for lengths `[B, L]`, and their noise, flat, zero at padding."""
-    longest = tf.reduce_max(lengths)
-    if room is not None:
-        lengths, longest = tf.minimum(lengths, room), room
+    longest = tf.reduce_max(lengths) if room is None else room
     rows = Rows(tf.sequence_mask(tf.repeat(tf.reshape(lengths, [-1]), samples), longest))
     shape = tf.stack([rows.batch * rows.time, model.latent_size])
-    if tau == 0.0:
+    if tau == 0.0 or (zero_first and samples == 1):
         return rows, tf.zeros(shape)
     place = keys[:, tf.newaxis, tf.newaxis], lengths[:, :, tf.newaxis], tf.range(samples)
     draws = _draws(model, *place, longest, tau, seed, zero_first)

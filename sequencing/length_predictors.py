@@ -54,19 +54,26 @@ class LengthPredictor(tf.Module):
         raised = -(-tf.maximum(trg_lengths, src_lengths - reach) // unit) * unit
         return tf.minimum(raised, src_lengths + reach) // unit * unit
 
-    def predict(self, context, src_lengths, count):
+    def predict(self, context, src_lengths, count, longest=None):
         """The most probable lengths.
 
         Args:
           context: `[B, D]` float.
           src_lengths: `[B]` int32.
           count: how many lengths.
+          longest: int, a multiple of the unit: longer lengths are cut to it, and the likeliest of those stands for it.
         Returns:
           lengths `[B, count]` int32, different and positive, best first, and log-probabilities `[B, count]`; at most
           `most_lengths`. Where a source has fewer, the log-probability is -inf and the length is the unit.
         """
         lengths, log_probs = self.distribution(context, src_lengths)
         log_probs = tf.where(lengths > 0, log_probs, -math.inf)
+        if longest is not None:
+            cut = lengths >= longest
+            likeliest = tf.argmax(tf.where(cut, log_probs, -math.inf), axis=1)
+            stands = tf.one_hot(likeliest, tf.shape(lengths)[1], True, False)
+            log_probs = tf.where(cut & ~stands, -math.inf, log_probs)
+            lengths = tf.minimum(lengths, longest)
         best, places = tf.math.top_k(log_probs, min(count, self.most_lengths))
         return tf.where(best > -math.inf, tf.gather(lengths, places, batch_dims=1), self.unit), best
 

@@ -140,10 +140,12 @@ class Checkpoints:
     """
 
     def __init__(self, model_dir, model, optimizer, state, keep):
-        self.model_dir = model_dir
-        everything = tf.train.Checkpoint(model=model, optimizer=optimizer, state=state)
-        self.state = state
-        self.last = _manager(everything, model_dir, keep)
+        self.model_dir, self.state, self._keep = model_dir, state, keep
+        if os.path.exists(os.path.join(model_dir, 'checkpoint')) and not written(model_dir):
+            raise UserError(f'{model_dir}/checkpoint is a list of checkpoints, and none of them is there: bring them '
+                            'back, or use --restart to train anew.')  # fmt: skip
+        self._everything = tf.train.Checkpoint(model=model, optimizer=optimizer, state=state)
+        self.last = _manager(self._everything, model_dir, keep)
         self.best = _manager(tf.train.Checkpoint(model=model), os.path.join(model_dir, 'best'), keep=1)
 
     def save(self):
@@ -168,51 +170,60 @@ class Checkpoints:
         paths = written(self.model_dir)
         for path in paths:
             try:
-                self.last.checkpoint.restore(path).assert_existing_objects_matched()
+                self._everything.restore(path).assert_existing_objects_matched()
+                self.last = _manager(self._everything, self.model_dir, self._keep, path)
                 return path
             except _DAMAGE as error:
                 note(f'{path} cannot be read ({_reason(error)}); trying the one before.')
         if paths:
             raise UserError(f'no checkpoint of {self.model_dir} can be read: all of {", ".join(paths)} are damaged. '
                             'Use --restart to train anew; the old folder is kept.')  # fmt: skip
-        if os.path.exists(os.path.join(self.model_dir, 'checkpoint')):
-            raise UserError(f'{self.model_dir}/checkpoint names checkpoints, and none is there: bring them back, or '
-                            'use --restart to train anew.')  # fmt: skip
         return None
 
 
-def _manager(checkpoint, folder, keep):
+def _manager(checkpoint, folder, keep, newest=None):
     """A `CheckpointManager` that knows all checkpoints of its folder: it names them to readers, and sweeps old ones.
 
     By itself it forgets those that the file `checkpoint` does not name, or dates later than the clock, as after a copy
-    from a machine whose clock is ahead: so that file is written anew first.
+    from a machine whose clock is ahead: so that file is written anew first. What is beyond the `newest` that is known
+    to be complete, by default as `complete` has it, is named as the oldest: readers do not take it, and it goes first.
     """
-    names = [os.path.basename(path) for path in reversed(written(folder))]
-    if names:
+    paths, path = written(folder), os.path.join(folder, 'checkpoint')
+    good = paths[paths.index(newest) :] if newest else complete(folder)
+    unsure = paths[: len(paths) - len(good)]
+    if paths:
+        names = [os.path.basename(each) for each in [*unsure[::-1], *good[::-1]]]
         now = {'all_model_checkpoint_timestamps': [time.time()] * len(names), 'last_preserved_timestamp': 0.0}
         state = CheckpointState(model_checkpoint_path=names[-1], all_model_checkpoint_paths=names, **now)
-        write_atomically(os.path.join(folder, 'checkpoint'), text_format.MessageToString(state))
+        write_atomically(path, text_format.MessageToString(state))
+    elif os.path.exists(path):
+        os.remove(path)  # it names nothing that is there
     return tf.train.CheckpointManager(checkpoint, folder, max_to_keep=keep, checkpoint_name='ckpt')
 
 
 def written(folder):
-    """Paths of the checkpoints that are in a folder, newest first; the newest may not be complete yet."""
+    """Paths of the checkpoints that are in a folder, newest first, complete or not."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     found = [re.fullmatch(r'ckpt-(\d+)\.index', name) for name in names]
     numbers = sorted((int(match[1]) for match in found if match), reverse=True)
     return [os.path.join(folder, f'ckpt-{number}') for number in numbers]
 
 
-def _newest(folder):
-    """The newest complete checkpoint of a folder, which may be in training, or None.
+def complete(folder):
+    """Paths of the complete checkpoints of a folder, which may be in training, newest first.
 
-    The file `checkpoint` names it; where that is of no use, it is the newest that is there.
+    The file `checkpoint` names the newest: one beyond it is being written, or was when its training was killed. Where
+    that file is of no use, they are all that are there. None lies outside the folder, whatever the file says.
     """
+    paths = written(folder)
     try:
-        named = tf.train.latest_checkpoint(folder)
+        state = tf.train.get_checkpoint_state(folder)
     except ValueError:  # the file is empty
-        named = None
-    return named or next(iter(written(folder)), None)
+        state = None
+    names = [state.model_checkpoint_path, *reversed(state.all_model_checkpoint_paths)] if state else []
+    listed = [os.path.join(folder, os.path.basename(name)) for name in names]
+    newest = next((path for path in listed if path in paths), None)
+    return paths[paths.index(newest) :] if newest else paths
 
 
 def _reason(error):
@@ -232,11 +243,11 @@ def checkpoint_path(model_dir, which='best'):
         if not os.path.exists(prefix + '.index'):
             raise UserError(f"--checkpoint takes 'best', 'last' or a path like {model_dir}/ckpt-1000; got {which!r}.")
         return prefix
-    best, last = _newest(os.path.join(model_dir, 'best')), _newest(model_dir)
-    found = (best or last) if which == 'best' else (last or best)
+    best, last = complete(os.path.join(model_dir, 'best')), complete(model_dir)
+    found = best + last if which == 'best' else last + best
     if not found:
         raise UserError(f'{model_dir} holds no checkpoint yet: train with nmt_train.py --model_dir {model_dir}.')
-    return found
+    return found[0]
 
 
 def restore_weights(model, path):

@@ -4,6 +4,7 @@ import os
 import re
 
 from sequencing.errors import UserError
+from sequencing.flow_config import FlowTrainConfig
 from sequencing.model_folder import read_config, read_manifest
 from sequencing.options import flatten
 from sequencing.sequence_config import SamplingConfig
@@ -35,10 +36,19 @@ def check_same_data(model_dir, keys):
 
 def unread_by_rl(config):
     """The settings that are set, and that sequence-level training does not read."""
-    flat, default = flatten(config), flatten(SamplingConfig())
-    sampling = [f'train.sampling.{name}' for name in default if flat[f'train.sampling.{name}'] != default[name]]
+    flat = flatten(config)
     chances = ('train.label_smoothing', *[field for field in flat if re.fullmatch(r'model\..*dropout', field)])
-    return [*sampling, *[field for field in chances if flat[field]]]
+    return [*_set(flat, 'train.sampling', SamplingConfig()), *[field for field in chances if flat[field]]]
+
+
+def unread_without_flow(config):
+    """The settings that are set, and that only the training of flow models reads."""
+    return _set(flatten(config), 'train.flow', FlowTrainConfig())
+
+
+def _set(flat, part, default):
+    """Names of the fields of a part that are not as by default."""
+    return [f'{part}.{name}' for name, value in flatten(default).items() if flat[f'{part}.{name}'] != value]
 
 
 def check_resume(model_dir, config):

@@ -136,6 +136,8 @@ class ExportChecks:
         same = total = 0
         for (translator, lines, options), found in zip(wanted, run_elsewhere(LITE_FILES, asked, self.folder)):
             for line, one in zip(lines, found):
+                self.assertEqual(one['ids'][one['lengths'] :], [0] * (len(one['ids']) - one['lengths']))
+                self.assertTrue(line or one['lengths'] == 0)
                 same += self.check_same(translator, line, options, one['ids'][: one['lengths']], one['scores'])
                 total += 1
         self.assertGreater(same, 0.8 * total)

@@ -218,7 +218,6 @@ class CommandTest(unittest.TestCase):
             ((f'--config_file={self.folder}/bad_config.py', '--config=config_none'), 'has to return'),
             (('--precision=float8',), 'precision'),
             (('--set=train.flow.reconstruction_steps=99999999',), 'train.flow.reconstruction_steps is the first part'),
-            (('--set=train.flow.free_bits=2',), 'train.flow is read by flow models alone'),
             (('--set=model.encoder.kind=[1]',), 'model.encoder.kind is one of'),
             (('--device=TPU:9',), 'no such device'),
         ):
@@ -290,11 +289,12 @@ class CommandTest(unittest.TestCase):
         mixer, risk = [os.path.join(self.folder, name) for name in ('mixer', 'risk')]
         code, out, err = run_tool(
             nmt_train.main, *common, f'--model_dir={mixer}', f'--init_from={self.model_dir}',
-            '--set=train.rl.kind=mixer', '--set=train.label_smoothing=0.1',
+            '--set=train.rl.kind=mixer', '--set=train.label_smoothing=0.1', '--set=train.flow.free_bits=2',
         )  # fmt: skip
         self.assertEqual(code, 0, err)
         self.assertRegex(out, r'warm start .*\n(.*\n)*step 2 .* reward 0\.\d+')
         self.assertIn('mode rl does not read train.label_smoothing, model.encoder.dropout, model.decoder.dropout', err)
+        self.assertIn('only flow models read train.flow.free_bits: nothing changes by it', err)
         chrf = ('--set=train.rl.reward=chrf', '--set=train.rl.samples=3', f'--init_from={mixer}')
         code, out, err = run_tool(nmt_train.main, *common, f'--model_dir={risk}', *chrf)
         self.assertEqual(code, 0, err)

@@ -402,6 +402,7 @@ class DecodingTest(FlowModelCase):
                         self.assertAllClose(getattr(roomy, field), getattr(free, field), 1e-4, 1e-4, field)
                     cut = model.translate(*batch[:2], limits, options, room=unit)
                     self.assertAllEqual(cut.spans, tf.fill(cut.spans.shape, unit))
+                    self.assertAllEqual(cut.candidates, tf.fill([4], 2))  # of one length
                     self.assertTrue(np.isfinite(cut.scores[:, 0]).all())
 
     def test_sources_nobody_expects(self):

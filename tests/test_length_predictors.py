@@ -41,6 +41,21 @@ class LengthTest(tf.test.TestCase):
             self.assertAllEqual(lengths[i], [n for _, n in best])
             self.assertAllClose(log_probs[i], [value for value, _ in best], 1e-6, 1e-6)
 
+    def test_longer_lengths_are_cut_and_stand_once(self):
+        for predictor in (SoftmaxLength(6, 7, 3), LogisticLength(6, 7, 3, mixtures=2)):
+            for longest in (3, 6, 12, 99):
+                free, free_logs = predictor.predict(self.context, tf.constant(self.src), predictor.most_lengths)
+                cut, cut_logs = predictor.predict(self.context, tf.constant(self.src), predictor.most_lengths, longest)
+                for i in range(len(self.src)):
+                    best = {}  # of each length that is left, its likeliest
+                    for length, log_prob in zip(free[i].numpy().tolist(), free_logs[i].numpy().tolist()):
+                        if log_prob > -math.inf:
+                            best[min(length, longest)] = max(log_prob, best.get(min(length, longest), -math.inf))
+                    wanted = sorted(((log_prob, length) for length, log_prob in best.items()), reverse=True)
+                    found = np.isfinite(cut_logs[i])
+                    self.assertEqual(cut[i].numpy()[found].tolist(), [length for _, length in wanted])
+                    self.assertAllClose(cut_logs[i].numpy()[found], [log_prob for log_prob, _ in wanted])
+
     def test_the_nearest_length_is_one_that_is_predicted(self):
         """For either kind: a length that can be told is its own nearest, and others are rounded up to one, or down to
         the largest."""

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 import nmt_train
 from sequencing.errors import UserError
-from sequencing.model_folder import Checkpoints, checkpoint_path, written
+from sequencing.model_folder import Checkpoints, checkpoint_path, complete, written
 from sequencing.training import TrainingState
 from tests.support import seeds
 from tests.toy import ROOT, train_command, write_task
@@ -142,12 +142,41 @@ class CheckpointFaultsTest(unittest.TestCase):
             os.truncate(damaged, 0)
         self.check_restored(len(values) - 1, values[-2])
 
+    def test_readers_leave_out_what_a_killed_training_left_behind(self):
+        values, best = self.saved(3), os.path.join(self.folder, 'best')
+        checkpoints = self.checkpoints()[2]
+        checkpoints.restore()
+        checkpoints.save_best()
+        for name in (f'{self.folder}/ckpt-4.index', f'{best}/ckpt-4.index'):
+            with open(name, 'wb'):
+                pass
+        for _ in range(2):  # as it was left, and after a start
+            self.assertEqual(checkpoint_path(self.folder, 'last'), f'{self.folder}/ckpt-3')
+            self.assertEqual(checkpoint_path(self.folder, 'best'), f'{best}/ckpt-3')
+            self.assertEqual(complete(self.folder), [f'{self.folder}/ckpt-{n}' for n in (3, 2, 1)])
+            self.check_restored(3, values[2])
+        os.remove(f'{self.folder}/checkpoint')  # now nobody can tell that ckpt-4 is not complete, but a start
+        self.assertEqual(checkpoint_path(self.folder, 'last'), f'{self.folder}/ckpt-4')
+        self.check_restored(3, values[2])
+        self.assertEqual(checkpoint_path(self.folder, 'last'), f'{self.folder}/ckpt-3')
+        model, state, checkpoints = self.checkpoints()
+        with contextlib.redirect_stderr(io.StringIO()):
+            checkpoints.restore()
+        state.step.assign(4)
+        checkpoints.save()
+        checkpoints.save_best()
+        self.assertEqual(written(self.folder), [f'{self.folder}/ckpt-{n}' for n in (4, 3, 2)])
+        self.check_restored(4, values[2])
+        self.assertEqual(written(best), [f'{best}/ckpt-4'])
+
     def test_a_list_of_checkpoints_that_are_gone_does_not_train_anew(self):
         self.saved(2)
         for path in glob.glob(os.path.join(self.folder, 'ckpt-*')):
             os.remove(path)
-        with self.assertRaisesRegex(UserError, 'none is there'):
-            self.checkpoints()[2].restore()
+        for change in (lambda listed: listed, lambda listed: ''):
+            self.rewrite(change)
+            with self.assertRaisesRegex(UserError, 'none of them is there'):
+                self.checkpoints()
 
     def test_a_copied_folder_leaves_the_original_alone(self):
         values, original = self.saved(3), self.folder
@@ -158,6 +187,10 @@ class CheckpointFaultsTest(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
         before = sorted(os.listdir(original))
         for _ in range(2):
+            self.rewrite(
+                lambda listed: re.sub('"(?:.*/)?ckpt-', f'"{original}/ckpt-', listed)
+            )  # as some tools write it
+            self.assertEqual(os.path.dirname(checkpoint_path(self.folder, 'last')), self.folder)
             self.assertEqual(os.path.dirname(self.goes_on(values)), self.folder)
             self.assertEqual(written(self.folder), self.last_three(values))
             self.assertEqual(checkpoint_path(self.folder, 'last'), self.last_three(values)[0])

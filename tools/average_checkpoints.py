@@ -62,11 +62,11 @@ def average(flags):
 
 def chosen(flags):
     """The checkpoint prefixes that are meant, oldest first."""
-    from sequencing.model_folder import checkpoint_path, written
+    from sequencing.model_folder import checkpoint_path, complete
 
     if flags.checkpoints:
         return [checkpoint_path(flags.model_dir, name) for name in flags.checkpoints]
-    kept = written(flags.model_dir)[::-1]
+    kept = complete(flags.model_dir)[::-1]
     if len(kept) < flags.last:
         raise UserError(f'--last {flags.last}: {flags.model_dir} keeps {len(kept)} checkpoints. Set '
                         'train.keep_checkpoints in training to have more.')  # fmt: skip

@@ -11,7 +11,7 @@ USAGE = """
 Writes a trained model as a SavedModel, for TensorFlow Serving or any program with TensorFlow in it.
 
   python tools/export_savedmodel.py --model_dir runs/demo --output_dir runs/demo.saved
-  python tools/export_savedmodel.py --model_dir runs/demo_flow --output_dir runs/flow.saved --decode iw --tau 0.5
+  python tools/export_savedmodel.py --model_dir runs/demo_flow --output_dir runs/iw.saved --decode iw --tau 0.5 --ntr 5
 
 Signature `ids` takes src_ids [sentences, pieces] int32, PAD (0) after the end and no EOS, and gives ids [sentences,
 pieces] int32 (PAD after the end, no EOS), lengths, scores in nats and truncated. Where both vocabularies are lists of

@@ -16,7 +16,7 @@ sentence at a time.
   python tools/export_tflite.py --model_dir runs/demo --output_dir runs/demo.lite
   python tools/export_tflite.py --model_dir runs/demo --output_dir runs/demo8.lite --weights int8
       weights as eight-bit numbers, at about a quarter of the size
-  python tools/export_tflite.py --model_dir runs/demo_flow --output_dir runs/flow.lite --decode iw --tau 0.5
+  python tools/export_tflite.py --model_dir runs/demo_flow --output_dir runs/iw.lite --decode iw --tau 0.5 --ntr 5
 
 The folder holds model.tflite, the vocabularies and export.json, which names special ids and lengths. The model takes
 src_ids [1, max_src_length] int32, PAD (0) after the end and no EOS, and gives ids [1, max_length] int32 (PAD after the
@@ -43,8 +43,8 @@ def define_flags(flags):
     absl.DEFINE_string('output_dir', '', 'folder to write; it may not exist yet', **own)
     absl.DEFINE_string('checkpoint', 'best', "'best', 'last' or the path of a checkpoint", **own)
     absl.DEFINE_integer('max_src_length', 64, 'longest source in tokens, EOS not counted', lower_bound=1, **own)
-    absl.DEFINE_integer('max_length', None, 'longest output in tokens; 0 for decode.length_ratio x source + 20',
-                        lower_bound=0, **own)  # fmt: skip
+    absl.DEFINE_integer('max_length', None, 'longest output in tokens, by default decode.max_length of the model; 0 '
+                        'for decode.length_ratio x source + 20', lower_bound=0, **own)  # fmt: skip
     absl.DEFINE_enum('weights', 'float32', WEIGHTS, 'how weights are stored', **own)
     absl.DEFINE_enum('decode', None, MODES, 'decoding mode; argmax for flow models, which also have iw, and greedy for '
                      'others', **own)  # fmt: skip
