@@ -223,7 +223,7 @@ def restore(config, model_dir, init_from, changes, model, state, checkpoints, in
     if restored:
         print(f'going on from {restored}', flush=True)
     elif init_from:
-        told = warm_start(model, src_vocab, trg_vocab, init_from)
+        told = warm_start(model, config.model, src_vocab, trg_vocab, init_from)
         state.warm.assign(all(what.startswith('taken') for what in told.values()))
     elif config.train.mode == 'rl':
         cli.note('sequence-level training begins with random weights; --init_from names a trained model to begin with.')

@@ -2,22 +2,24 @@
 
 import tensorflow as tf
 
+from sequencing.options import flatten
 from sequencing.translator import load_model
 
 
-def warm_start(model, src_vocab, trg_vocab, model_dir):
+def warm_start(model, config, src_vocab, trg_vocab, model_dir):
     """Copies weights of equal name and shape, and embedding rows of shared tokens where the vocabulary changed.
 
-    Says which variables matched and which did not, and why.
+    Says which variables matched and which did not, and why, and which settings differ, for some change what weights
+    mean and no shape.
 
     Args:
-      model: a tf.Module with all its variables.
+      model: a tf.Module with all its variables; config: its part of the configuration.
       src_vocab, trg_vocab: its vocabularies.
       model_dir: the model folder to take from.
     Returns:
       a dict from variable name to what became of it.
     """
-    old_model, _, old_src, old_trg = load_model(model_dir)
+    old_model, old_config, old_src, old_trg = load_model(model_dir)
     known = dict(named_variables(old_model, trainable=False))
     if old_model.src_embedding is old_model.trg_embedding:
         known['src_embedding/table'] = known['trg_embedding/table'] = old_model.src_embedding.table
@@ -38,7 +40,7 @@ def warm_start(model, src_vocab, trg_vocab, model_dir):
             told[name] = 'taken'
         else:
             told[name] = f'new: shape {new} here, {old} there'
-    _tell(told, model_dir)
+    _tell(told, _differences(config, old_config.model), model_dir)
     return told
 
 
@@ -75,9 +77,18 @@ def _take_shared_rows(variable, old_values, axis, vocab, old_vocab):
     return len(pairs)
 
 
-def _tell(told, model_dir):
+def _differences(config, old_config):
+    """A sentence for each setting of a part that both models have, where they differ."""
+    new, old = flatten(config), flatten(old_config)
+    changed = [field for field in new if field in old and new[field] != old[field]]
+    return [f'model.{field}: {new[field]!r} here, {old[field]!r} there' for field in changed]
+
+
+def _tell(told, differences, model_dir):
     taken = [name for name, what in told.items() if what.startswith('taken')]
     print(f'warm start from {model_dir}: {len(taken)} of {len(told)} variables taken', flush=True)
     for name, what in told.items():
         if what != 'taken':
             print(f'  {name}: {what}', flush=True)
+    for difference in differences:
+        print(f'  {difference}', flush=True)

@@ -1,6 +1,7 @@
 """A warm start finds every weight of another model, whatever else its checkpoint holds."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import tempfile
@@ -31,9 +32,17 @@ class WarmStartTest(tf.test.TestCase):
                 vocab.save(f'{folder}/vocab', side)
             write_config(folder, config)
             Checkpoints(folder, model, optimizer, TrainingState(4), 1).save()
-            with contextlib.redirect_stdout(io.StringIO()):
-                told = warm_start(other, vocab, vocab, folder)
+            changed = dataclasses.replace(config.model.decoder, copy_source=not config.model.decoder.copy_source)
+            changed = dataclasses.replace(config.model, decoder=changed)
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                told = warm_start(other, changed, vocab, vocab, folder)
         self.assertEqual(set(told.values()), {'taken'})
+        self.assertEqual(
+            said.getvalue().splitlines()[1:],
+            [
+                f'  model.decoder.copy_source: {changed.decoder.copy_source} here, {not changed.decoder.copy_source} there'
+            ],
+        )
         self.assertEqual(len(told), len(model.variables))
         for got, want in zip(other.variables, model.variables, strict=True):
             np.testing.assert_array_equal(got, want, err_msg=want.name)
