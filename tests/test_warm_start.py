@@ -32,17 +32,14 @@ class WarmStartTest(tf.test.TestCase):
                 vocab.save(f'{folder}/vocab', side)
             write_config(folder, config)
             Checkpoints(folder, model, optimizer, TrainingState(4), 1).save()
-            changed = dataclasses.replace(config.model.decoder, copy_source=not config.model.decoder.copy_source)
-            changed = dataclasses.replace(config.model, decoder=changed)
+            there = config.model.decoder.copy_source
+            decoder = dataclasses.replace(config.model.decoder, copy_source=not there)
+            changed = dataclasses.replace(config.model, decoder=decoder)
             with contextlib.redirect_stdout(io.StringIO()) as said:
                 told = warm_start(other, changed, vocab, vocab, folder)
         self.assertEqual(set(told.values()), {'taken'})
-        self.assertEqual(
-            said.getvalue().splitlines()[1:],
-            [
-                f'  model.decoder.copy_source: {changed.decoder.copy_source} here, {not changed.decoder.copy_source} there'
-            ],
-        )
+        told_apart = [f'  model.decoder.copy_source: {not there} here, {there} there']
+        self.assertEqual(said.getvalue().splitlines()[1:], told_apart)
         self.assertEqual(len(told), len(model.variables))
         for got, want in zip(other.variables, model.variables, strict=True):
             np.testing.assert_array_equal(got, want, err_msg=want.name)
