@@ -84,9 +84,9 @@ def config_demo_flow():
         ),
         train=TrainConfig(
             learning_rate=1.5e-3, schedule='cosine', beta_2=0.98, warmup_steps=50, clip_norm=1.0, label_smoothing=0.1,
-            batch_size=2000, max_steps=3500, validate_every=1600, save_every=1600,
+            batch_size=2000, max_steps=3050, validate_every=1400, save_every=1400,
             flow=FlowTrainConfig(
-                reconstruction_steps=3200, reconstruction_warmup=400, bound_rate=0.3, kl_warmup_steps=50,
+                reconstruction_steps=2800, reconstruction_warmup=400, bound_rate=0.3, kl_warmup_steps=50,
                 glancing=1.0,
             ),
         ),
