@@ -28,7 +28,7 @@ lint: setup
 # Two processes side by side, the longest files first and alone, then three to a process, for to start TensorFlow takes
 # as long as some files do. Most of a test's time is one thread that traces graphs; more would only wait for each other.
 LONGEST := $(patsubst %,tests/test_%.py,families resume distribution workers commands flow_translation)
-LONG := $(patsubst %,tests/test_%.py,flow_training numpy_agreement steering exports flow_model sequence_level \
+LONG := $(patsubst %,tests/test_%.py,flow_training numpy_agreement steering exports flow_decoding sequence_level \
 	import_variants training flow_doctor scheduled_sampling)
 OTHERS = $(LONG) $(filter-out $(LONGEST) $(LONG),$(shell ls -S tests/test_*.py))
 

@@ -93,8 +93,9 @@ def infer(flags):
 
 def check_format(flags):
     """Refuses what a line of text has no room for."""
-    asked = {'--nbest': (flags.nbest or 1) > 1, '--attention': 'attention' in flags and flags.attention}
-    for name in (name for name, is_asked in asked.items() if is_asked and flags.format == 'text'):
+    several = (flags.nbest or 1) > 1
+    if flags.format == 'text' and (several or ('attention' in flags and flags.attention)):
+        name = '--nbest' if several else '--attention'
         raise UserError(f'{name} needs --format jsonl: a line of text is one translation and nothing else.')
 
 

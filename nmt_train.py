@@ -33,6 +33,7 @@ from sequencing.model_folder import Checkpoints  # noqa: E402
 from sequencing.objectives import phase_at  # noqa: E402
 from sequencing.optimizers import LearningRate, build_optimizer, early_end  # noqa: E402
 from sequencing.options import to_json  # noqa: E402
+from sequencing.parallel_batches import Position  # noqa: E402
 from sequencing.resume import check_resume, check_same_data, unread_by_rl, unread_without_flow  # noqa: E402
 from sequencing.structures import Batch  # noqa: E402
 from sequencing.training import TrainingState, Updater, reset  # noqa: E402
@@ -200,7 +201,7 @@ def prepare(config, model_dir, init_from, changes, distribution):
     objective = build_model.build_objective(model, config, trg_vocab)
     unit = objective.length_unit
     inputs = build_inputs.build_parallel_inputs(config, src_vocab, trg_vocab, cache_dir, unit)
-    state = TrainingState(len(build_inputs.Position._fields), objective.parts)
+    state = TrainingState(len(Position._fields), objective.parts)
     checkpoints = validator = None
     if distribution.is_chief:
         print(inputs.report, flush=True)
@@ -271,7 +272,7 @@ def loop(config, model_dir, stop, distribution, model, objective, optimizer, sta
     progress = Progress(config, objective, state, writer, inputs.epochs)
     stops = Stops(distribution, stop, progress.time_up)
     step = int(state.step)
-    position = build_inputs.Position(*state.position.numpy().tolist()) if step else None
+    position = Position(*state.position.numpy().tolist()) if step else None
     stream = iter(inputs.dataset(position, distribution.replicas))
 
     def save():

@@ -10,9 +10,10 @@ import unittest
 import numpy as np
 
 import build_inputs
-from build_inputs import Position, build_eval_inputs, build_parallel_inputs, build_vocab, build_vocabs, check_files
+from build_inputs import build_eval_inputs, build_parallel_inputs, build_vocab, build_vocabs, check_files
 from sequencing.config import Config, CorpusConfig, DataConfig, DecodeConfig, TrainConfig, VocabConfig
 from sequencing.errors import UserError
+from sequencing.parallel_batches import Position
 from sequencing.vocab import Vocab
 from tests.support import seeds
 

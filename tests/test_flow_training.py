@@ -6,7 +6,6 @@ import types
 import numpy as np
 import tensorflow as tf
 
-import build_inputs
 import nmt_train
 from flow_layers.actnorm import ActNorm
 from sequencing.blocks import Rows
@@ -16,6 +15,7 @@ from sequencing.flowseq import FULL, RECONSTRUCTION
 from sequencing.flowseq_posteriors import sample_posterior
 from sequencing.objectives import phase_at
 from sequencing.optimizers import LearningRate, build_optimizer
+from sequencing.parallel_batches import ParallelInputs
 from sequencing.training import TrainingState, Updater, reset
 from sequencing.translator import load_model
 from tests.flow_support import random_batch, tiny_flow_model
@@ -237,7 +237,7 @@ class PhasesOfATrainingTest(FolderTest):
 
 class SampleTest(tf.test.TestCase):
     def test_samples_are_random_pairs_that_do_not_repeat(self):
-        class Fake(build_inputs.ParallelInputs):
+        class Fake(ParallelInputs):
             def __init__(self, size, seed):
                 self.size, self._seed = size, seed
 

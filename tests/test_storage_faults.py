@@ -186,10 +186,9 @@ class CheckpointFaultsTest(unittest.TestCase):
         shutil.copytree(original, self.folder)
         self.addCleanup(shutil.rmtree, self.folder)
         before = sorted(os.listdir(original))
+        absolute = lambda listed: re.sub('"(?:.*/)?ckpt-', f'"{original}/ckpt-', listed)  # as some tools write it
         for _ in range(2):
-            self.rewrite(
-                lambda listed: re.sub('"(?:.*/)?ckpt-', f'"{original}/ckpt-', listed)
-            )  # as some tools write it
+            self.rewrite(absolute)
             self.assertEqual(os.path.dirname(checkpoint_path(self.folder, 'last')), self.folder)
             self.assertEqual(os.path.dirname(self.goes_on(values)), self.folder)
             self.assertEqual(written(self.folder), self.last_three(values))
