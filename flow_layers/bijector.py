@@ -31,7 +31,7 @@ class FlowMemory(NamedTuple):
 
     outputs: tf.Tensor  # [B, S, D] float, its dtype is what conditioners compute in
     mask: tf.Tensor  # [B, S] bool
-    projected: Any = ()  # what `prepare` of a flow made of it: (keys, values) of each conditioner, by its number
+    projected: Any = ()  # what `prepare` of a folded flow made of it: (keys, values) of each conditioner
 
 
 class Conditions:
@@ -50,10 +50,6 @@ class Conditions:
     def dtype(self):
         """What conditioners compute in; None without a source."""
         return None if self.memory is None else self.memory.outputs.dtype
-
-    def with_memory(self, memory):
-        """The same with another source."""
-        return Conditions(self.rows, memory, self.seed)
 
     def _with_mask(self, key, make_mask):
         return self.rows.kept(key, lambda: Conditions(Rows(make_mask()), self.memory, self.seed))

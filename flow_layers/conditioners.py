@@ -1,10 +1,8 @@
 """The networks inside couplings: the conditioning part of a latent, with its source, to parameters.
 
 All end in a weight-normalised linear that `initialise` sets to zero, so that a flow starts as one that ignores its
-source. Keys and values of the source can be made for all conditioners of a flow at once (`project_source`).
+source.
 """
-
-import itertools
 
 import tensorflow as tf
 
@@ -25,19 +23,10 @@ class Conditioner(tf.Module):
       linear_size, output_size: widths of the last linear.
     """
 
-    _count = itertools.count()
-
     def __init__(self, linear_size, output_size, name):
         super().__init__(name=name)
-        self.number = next(Conditioner._count)  # by which a prepared memory knows it
         with self.name_scope:
             self.linear = WeightNormLinear(linear_size, output_size)
-
-    def keys_and_values(self, at):
-        """Keys and values of the source, `[B, heads, S, d]`: those that the flow prepared, or made now."""
-        if at.memory.projected:
-            return at.memory.projected[self.number]
-        return project_source([self], *at.source())[self.number]
 
     def __call__(self, x, at):
         """Maps flat rows `[N, D]`, zero at padding, and their `Conditions` to `[N, output_size]`."""
@@ -73,11 +62,6 @@ class SelfAttentionConditioner(Conditioner):
                 self.position_attention = SourceAttentionBlock(size, heads, dropout, name='position_attention')
             self.layer = DecoderBlock(size, hidden_size, heads, dropout)
 
-    def source_weights(self):
-        """(kernel in front or None, linear that gives keys and values, heads): see `project_source`."""
-        first = None if self.source_linear is None else self.source_linear.kernel
-        return first, self.layer.source_attention.source, self.layer.source_attention.heads
-
     def features(self, x, at):
         dtype = at.dtype
         signal = at.rows.positions(x.shape[-1], dtype)
@@ -87,7 +71,10 @@ class SelfAttentionConditioner(Conditioner):
         else:
             keys, values = self.position_attention.keys_and_values(x, at.rows.batch)
             x = self.position_attention(signal, keys, values, at.rows.key_bias(dtype), at.seed)
-        keys, values = self.keys_and_values(at)
+        source_rows, source = at.source()
+        if self.source_linear is not None:
+            source = self.source_linear(source)
+        keys, values = self.layer.source_attention.keys_and_values(source, source_rows.batch)
         return self.layer(x, at.rows, keys, values, at.source_bias(), at.seed)
 
 
@@ -99,12 +86,10 @@ class _AttendingConditioner(Conditioner):
         with self.name_scope:
             self.attention = GlobalAttention(hidden_size, source_size, hidden_size, hidden_size, dropout)
 
-    def source_weights(self):
-        return None, self.attention.source, 1
-
     def features(self, x, at):
         x = tf.cast(x, at.dtype)
-        keys, values = self.keys_and_values(at)
+        source_rows, source = at.source()
+        keys, values = self.attention.keys_and_values(source, source_rows.batch)
         return tf.concat([x, self.attention(self.read(x, at), keys, values, at.source_bias(), at.seed)], axis=1)
 
 
@@ -170,35 +155,3 @@ class ConvConditioner(_AttendingConditioner):
         weights = None if over_padding else at.rows.real
         self._read(tf.cast(x, at.dtype), at, lambda layer, windows: layer.initialise(windows, 1.0, weights))
         super().initialise(x, at, over_padding)
-
-
-def project_source(conditioners, rows, outputs):
-    """Keys and values of a source for many conditioners, in a few large products.
-
-    Args:
-      conditioners: list; `source_weights()` of each says how it projects.
-      rows, outputs: `Rows` of the source, and its flat `[B * S, D]`.
-    Returns:
-      a dict of each conditioner's number to (keys, values), each `[B, heads, S, d]`.
-    """
-    dtype = outputs.dtype
-    groups = {}
-    for conditioner in conditioners:
-        first, linear, heads = conditioner.source_weights()
-        groups.setdefault((first is None, *linear.kernel.shape, heads), []).append((conditioner.number, first, linear))
-    projected = {}
-    for (direct, size, width, heads), members in groups.items():
-        count = len(members)
-        kernels = tf.cast(tf.stack([linear.kernel for _, _, linear in members]), dtype)  # [G, size, width]
-        biases = tf.cast(tf.stack([linear.bias for _, _, linear in members]), dtype)  # [G, width]
-        if direct:
-            x = tf.broadcast_to(outputs, [count, *tf.unstack(tf.shape(outputs))]) if count > 1 else outputs[tf.newaxis]
-        else:
-            first = tf.cast(tf.concat([first for _, first, _ in members], axis=1), dtype)
-            x = tf.transpose(tf.reshape(tf.matmul(outputs, first), [-1, count, size]), [1, 0, 2])
-        x = tf.matmul(x, kernels) + biases[:, tf.newaxis]  # [G, B * S, width]
-        x = tf.reshape(x, [count, rows.batch, rows.time, 2, heads, width // (2 * heads)])
-        x = tf.unstack(tf.transpose(x, [0, 3, 1, 4, 2, 5]), num=count)  # G times [2, B, heads, S, d]
-        for (number, _, _), pair in zip(members, x):
-            projected[number] = tuple(tf.unstack(pair))  # not by slices, whose gradient is an array for each
-    return projected

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from flow_layers.bijector import SequenceBijector
 from flow_layers.one_trace import OneTrace, structure, traces_apart
+from sequencing.blocks import choose_rows
 
 
 class FeatureSplit:
@@ -87,7 +88,7 @@ class Coupling(SequenceBijector):
       split: `FeatureSplit` or `TimeSplit`.
       transform: `Transform`.
       conditioner: `Conditioner`, `(x [N, split.condition_size], Conditions) -> [N, transform.parameters *
-        split.changed_size]`, N rows of the conditioning part; of the source it reads only its own keys and values.
+        split.changed_size]`, N rows of the conditioning part.
     """
 
     def __init__(self, split, transform, conditioner, name='coupling'):
@@ -102,37 +103,35 @@ class Coupling(SequenceBijector):
 
     def _change(self, direction, x, at):
         condition, condition_at, old, old_at = self.split.divide(x, at)
-        keys, values = self.conditioner.keys_and_values(condition_at)
         if not traces_apart():
-            new, log_det = self._changed(direction, condition, condition_at, old, old_at, keys, values)
+            new, log_det = self._changed(direction, condition, condition_at, old, old_at)
         else:
             key = direction, structure([self.transform, self.conditioner]), old_at
             trace = condition_at.rows.kept(key, lambda: self._trace(direction, condition_at, old_at))
-            new, log_det = trace(self.conditioner, condition, old, keys, values)
+            new, log_det = trace(self.conditioner, condition, old)
         return self.split.join(condition, new, at), log_det
 
     def _trace(self, direction, condition_at, old_at):
         """`_changed` for all couplings like this one, under the same conditions."""
 
-        def changed(condition, old, keys, values):
-            return self._changed(direction, condition, condition_at, old, old_at, keys, values)
+        def changed(condition, old):
+            return self._changed(direction, condition, condition_at, old, old_at)
 
         return OneTrace(self.conditioner, changed)
 
-    def _changed(self, direction, condition, condition_at, old, old_at, keys, values):
-        """What changes, afterwards, and the log-det `[B]`; `keys` and `values` of the source are the conditioner's."""
-        projected = condition_at.memory._replace(projected={self.conditioner.number: (keys, values)})
-        parameters = self.conditioner(condition_at.rows.only_real(condition), condition_at.with_memory(projected))
+    def _changed(self, direction, condition, condition_at, old, old_at):
+        """What changes, afterwards, and the log-det `[B]`."""
+        parameters = self.conditioner(condition_at.rows.only_real(condition), condition_at)
         real = _changing(condition_at, old_at)
-        # 0 at padding, whatever is there: no infinity that `where` would hide but its gradient would not. Parameters
+        # 0 at padding, whatever is there: no infinity that a choice would hide but its gradient would not. Parameters
         # are finite there, for the conditioner sees only what is real.
-        within = tf.where(real, old, tf.zeros([], old.dtype))
+        within = choose_rows(real, old, tf.zeros_like(old))
         new, log_slope = getattr(self.transform, direction)(within, tf.cast(parameters, old.dtype))
         log_det = tf.zeros([], old.dtype)
         if log_slope is not None:  # a row's sum first: there is less to choose from
             sums = tf.where(real, tf.reduce_sum(log_slope, axis=1, keepdims=True), tf.zeros([], old.dtype))
             log_det = tf.reduce_sum(tf.reshape(sums, [old_at.rows.batch, -1]), axis=1)
-        return tf.where(real, new, old), log_det
+        return choose_rows(real, new, old), log_det
 
     def initialise_rows(self, x, at, over_padding=False):
         condition, condition_at, _, _ = self.split.divide(x, at)

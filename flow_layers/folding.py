@@ -16,10 +16,11 @@ import tensorflow as tf
 
 from flow_layers.actnorm import ActNorm
 from flow_layers.conditioners import SelfAttentionConditioner
-from flow_layers.coupling import Coupling, TimeSplit
-from flow_layers.invertible_linear import InvertibleLinear
+from flow_layers.coupling import Coupling, FeatureSplit, TimeSplit
+from flow_layers.invertible_linear import InvertibleLinear, MultiHeadLinear
 from flow_layers.sequence_flow import MultiLevelFlow, SequenceFlow
 from flow_layers.transforms import ADDITIVE, AFFINE
+from sequencing.blocks import DecoderBlock
 
 
 class AffineMap(NamedTuple):
@@ -53,14 +54,16 @@ class FoldedCoupling(NamedTuple):
 
 
 def foldable(flow):
-    """Whether `FoldedFlow` knows all parts of a flow."""
+    """Whether `FoldedFlow` knows all parts of a flow. A subclass is no known part: it may do something else."""
 
     def known(layer):
-        if isinstance(layer, Coupling):
-            return layer.transform in (AFFINE, ADDITIVE) and isinstance(layer.conditioner, SelfAttentionConditioner)
-        return isinstance(layer, (ActNorm, InvertibleLinear))
+        if type(layer) is Coupling:
+            net = layer.conditioner
+            usual = type(net) is SelfAttentionConditioner and type(net.layer) is DecoderBlock
+            return usual and type(layer.split) in (FeatureSplit, TimeSplit) and layer.transform in (AFFINE, ADDITIVE)
+        return type(layer) in (ActNorm, InvertibleLinear, MultiHeadLinear)
 
-    return isinstance(flow, MultiLevelFlow) and all(known(layer) for level in flow.layers for layer in _flat(level))
+    return type(flow) is MultiLevelFlow and all(known(layer) for level in flow.layers for layer in _flat(level))
 
 
 class Folding:

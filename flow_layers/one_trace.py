@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from sequencing.layers import Dropout
 
+_OF_ALL_MODULES = frozenset(vars(tf.Module()))
 _IN_ONE_GRAPH = contextvars.ContextVar('in_one_graph', default=False)
 
 
@@ -66,14 +67,20 @@ def structure(value):
     if isinstance(value, (list, tuple)):
         return tuple(structure(part) for part in value)
     if isinstance(value, tf.Module):
-        attributes = sorted((name, part) for name, part in vars(value).items() if not _sets_apart(value, name))
-        return type(value), tuple((name, structure(part)) for name, part in attributes)
+        names = sorted(name for name in vars(value) if not _sets_apart(value, name))
+        return type(value), tuple((name, structure(vars(value)[name])) for name in names)
+    try:
+        hash(value)
+    except TypeError:  # of what cannot be compared each is its own kind
+        return 'object', id(value)
     return value
 
 
 def _sets_apart(module, attribute):
-    """Whether an attribute only tells a module from others that do the same."""
-    return attribute.startswith('_') or attribute == ('salt' if isinstance(module, Dropout) else 'number')
+    """Whether an attribute only tells a module from others that do the same: names, and what TensorFlow keeps."""
+    if attribute in _OF_ALL_MODULES or attribute.startswith(('_self_', '_obj_')):
+        return True
+    return isinstance(module, Dropout) and attribute == 'salt'
 
 
 def _parts(module):

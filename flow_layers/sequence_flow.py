@@ -5,7 +5,6 @@ import math
 import tensorflow as tf
 
 from flow_layers.bijector import Conditions, FlowMemory, SequenceBijector
-from flow_layers.conditioners import Conditioner, project_source
 from sequencing.blocks import Rows
 
 
@@ -55,17 +54,12 @@ class SequenceFlow(SequenceBijector):
         return [log_det + normal_log_prob(noise, at)]
 
     def prepare(self, outputs, mask):
-        """Source encodings `[B, S, D]` and mask to a `FlowMemory` with every coupling's keys and values in it."""
-        rows = Rows(mask)
-        return FlowMemory(outputs, mask, project_source(self.conditioners(), rows, rows.flat(outputs)))
+        """Source encodings `[B, S, D]` and mask to a `FlowMemory`."""
+        return FlowMemory(outputs, mask)
 
     def folded(self, dtype):
         """The same map in fewer operations, for weights that do not change any more; itself, where none is known."""
         return self
-
-    def conditioners(self):
-        """All conditioners below, in a fixed order."""
-        return [module for module in self.submodules if isinstance(module, Conditioner)]
 
 
 class MultiLevelFlow(SequenceFlow):

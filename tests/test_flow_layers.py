@@ -232,6 +232,30 @@ class OneTraceTest(tf.test.TestCase):
                 couplings = sum(isinstance(part, Coupling) for part in flow.submodules)
                 self.assertEqual((len(forward), len(set(forward))), (couplings, kinds))
 
+    def test_what_a_part_of_your_own_keeps_to_itself_sets_it_apart(self):
+        random = seeds(self)
+        for setting in ('gain', '_gain'):
+            for gains in (1.0, 3.0), ([1.0], [3.0]), (tf.constant(1.0), tf.constant(3.0)):
+                with self.subTest(setting=setting, gains=gains):
+
+                    class Louder(ConvConditioner):
+                        def __call__(self, x, at, setting=setting):
+                            gain = vars(self)[setting]
+                            return super().__call__(x, at) * (gain[0] if isinstance(gain, list) else gain)
+
+                    couplings = []
+                    for gain in gains:
+                        conditioner = Louder(4, SOURCE, 8, 5)
+                        setattr(conditioner, setting, gain)
+                        couplings.append(Coupling(FeatureSplit(8, 'up'), AFFINE, conditioner))
+                    flow = SequenceFlow(couplings)
+                    disturb(flow, random, 0.3)
+                    x = random_normal(random, [2, 3, 8], tf.float32)
+                    mask, memory = tf.ones([2, 3], tf.bool), make_memory(random, 2, SOURCE, tf.float32)
+                    want = flow.forward_and_log_det(x, mask, memory)
+                    got = tf.function(flow.forward_and_log_det, autograph=False)(x, mask, memory)
+                    self.assertAllClose(got, want, 1e-4, 1e-4)
+
 
 class FoldedTest(tf.test.TestCase):
     """A folded flow is the flow it was made from."""
@@ -305,6 +329,24 @@ class FoldedTest(tf.test.TestCase):
     def test_other_flows_stay_as_they_are(self):
         for arguments in (dict(coupling='conv'), dict(transform='nlsq')):
             flow = build_flow(8, SOURCE, (0, 0), (2,), hidden_size=5, **arguments)
+            self.assertIs(flow.folded(tf.float32), flow)
+
+    def test_a_subclass_is_another_layer(self):
+        def derived(part):
+            return type('Own', (part,), {})
+
+        def flow_of(norm=ActNorm, coupling=Coupling, split=FeatureSplit, conditioner=SelfAttentionConditioner):
+            layers = [norm(8), coupling(split(8, 'up'), AFFINE, conditioner(4, SOURCE, 8, 5, 2))]
+            return MultiLevelFlow(layers, 8, (2,))
+
+        self.assertIsInstance(flow_of().folded(tf.float32), FoldedFlow)
+        for own in (
+            dict(norm=derived(ActNorm)),
+            dict(coupling=derived(Coupling)),
+            dict(split=derived(FeatureSplit)),
+            dict(conditioner=derived(SelfAttentionConditioner)),
+        ):
+            flow = flow_of(**own)
             self.assertIs(flow.folded(tf.float32), flow)
 
 
