@@ -13,6 +13,7 @@ import sys
 
 from sequencing import cli
 from sequencing.config_files import load_config
+from sequencing.decode_options import unread
 from sequencing.errors import UserError
 from sequencing.text import encode_line, output_file, read_lines
 
@@ -102,6 +103,9 @@ def check_format(flags):
 def write_translations(translator, lines, references, flags, options):
     """Translates and writes line by line, tells what was cut or replaced, and scores; nmt_np.py does the same."""
     outputs, few_lengths = [], 0
+    asked = {name: value for name, value in options.items() if name not in ('prefixes', 'shortlist')}
+    for message in unread(translator.model, translator.config, **asked):
+        cli.note(message)
     with open_output(flags.output_file) as file:
         for number, result in enumerate(translator.stream(lines, **options), start=1):
             tell_what_was_cut(result, number, flags.test_src)

@@ -24,7 +24,7 @@ class Interrupted(Exception):
         self.exit_code = 128 + signal_number
 
 
-def run(body, define, argv=None, usage=''):
+def run(body, define, argv=None, usage='', in_place=False):
     """Parses flags, runs a script's body and returns its exit code.
 
     Args:
@@ -32,18 +32,21 @@ def run(body, define, argv=None, usage=''):
       define: called with an empty `absl.flags.FlagValues`, defines the script's flags in it.
       argv: the command line, program name first; `sys.argv` by default.
       usage: what `--help` says before the flags.
+      in_place: files to write (of `--output...`) may be those that are read.
     """
     argv = list(sys.argv if argv is None else argv)
     name = os.path.basename(argv[0])
     values = flags.FlagValues()
     define(values)
-    if any(arg in ('--help', '-h', '-help', '--helpfull', '--helpshort') for arg in argv[1:]):
-        print(f'{usage.strip()}\n\nFlags:\n{values.get_help()}')
-        return 0
     try:
+        if any(arg in ('--help', '-h', '-help', '--helpfull', '--helpshort') for arg in argv[1:]):
+            print(f'{usage.strip()}\n\nFlags:\n{values.get_help()}', flush=True)
+            return 0
         rest = values(argv)
         if len(rest) > 1:
             raise UserError(f'unexpected argument {rest[1]!r}: every value follows a flag, as in --flag=value.')
+        if not in_place:
+            refuse_to_write_what_is_read(values)
         return body(values) or 0
     except flags.Error as error:
         unknown = getattr(error, 'flagname', None)
@@ -69,6 +72,24 @@ def run(body, define, argv=None, usage=''):
 def _fail(name, message):
     print(f'{name}: {message}', file=sys.stderr)
     return 2
+
+
+def refuse_to_write_what_is_read(values):
+    """Refuses a file to write (of `--output...`) that another flag names, too: reading it would be its end."""
+    named = [(name, path) for name in values for path in _files(values[name].value)]
+    for output, path in named:
+        if not output.startswith('output'):
+            continue
+        for name, other in named:
+            if name != output and os.path.samefile(path, other):
+                raise UserError(f'--{output} {path} is the file of --{name}, too, and would overwrite it: '
+                                'give another name.')  # fmt: skip
+
+
+def _files(value):
+    """The files there are among the names in a flag."""
+    names = value if isinstance(value, list) else [value]
+    return [name for name in names if isinstance(name, str) and os.path.isfile(name)]
 
 
 def require(values, *names):

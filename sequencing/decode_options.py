@@ -1,6 +1,7 @@
 """What a user may ask of decoding, checked against what the model can do."""
 
 import dataclasses
+import difflib
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,22 @@ import numpy as np
 from sequencing.errors import UserError
 from sequencing.options import check, option
 
+# What modes read of the options that belong to some modes only; and of flow models.
+_SAMPLING = {'temperature', 'top_k', 'top_p'}
+_READ = {
+    'beam': {'beam_size'},
+    'greedy': set(),
+    'sample': _SAMPLING,
+    'mbr': {*_SAMPLING, 'ntr', 'utility', 'rescore_model'},
+}
+_CANDIDATES = {'tau', 'nlen', 'ntr'}
+_READ_BY_FLOWS = {
+    'argmax': {'tau', 'ntr'},
+    'sample': _CANDIDATES,
+    'iw': {*_CANDIDATES, 'iw_k'},
+    'npd': {*_CANDIDATES, 'rescore_model'},
+    'mbr': {*_CANDIDATES, 'utility', 'rescore_model'},
+}
 MBR_SAMPLES = 32  # that mbr of autoregressive models compares, where --ntr says nothing
 
 
@@ -70,6 +87,19 @@ class DecodeOptions:
             yield 'nbest', f'is at most beam_size {self.beam_size} in beam search; got {self.nbest}.'
 
 
+def unread(model, config, **asked):
+    """What to tell of options that were asked for and change nothing, a list; arguments as of `options_for`."""
+    options = options_for(model, config, **asked)
+    table = _READ if config.model.kind == 'seq2seq' else _READ_BY_FLOWS
+    of_some_modes = set().union(*_READ.values(), *_READ_BY_FLOWS.values())
+    given = [name for name, value in asked.items() if value is not None and name in of_some_modes]
+    told = [f'--{name} is not read by --decode {options.decode} of this model.'
+            for name in given if name not in table[options.decode]]  # fmt: skip
+    if config.model.kind != 'seq2seq' and (options.ntr > 1 and not options.tau):
+        told.append(f'--ntr {options.ntr} without --tau: all samples of a length are the same.')
+    return told
+
+
 def options_for(model, config, **asked):
     """The options of a request: what was asked, else what the model folder's configuration says.
 
@@ -78,7 +108,7 @@ def options_for(model, config, **asked):
       config: `Config` of the model.
       asked: fields of `DecodeOptions`; None means not asked.
     Raises:
-      UserError: a mode that the model does not have, or npd without a model that scores.
+      UserError: an option that there is not, a mode that the model does not have, or npd without a model that scores.
     """
     decode = config.decode
     defaults = {
@@ -95,6 +125,10 @@ def options_for(model, config, **asked):
     chosen = {**defaults, **{name: value for name, value in asked.items() if value is not None}}
     fields = {field.name: field for field in dataclasses.fields(DecodeOptions)}
     for name, value in chosen.items():
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1)
+            meant = f' Did you mean {close[0]}?' if close else f' There are {", ".join(fields)}.'
+            raise UserError(f'{name} is no option of decoding.{meant}')
         if fields[name].type is float and isinstance(value, int):
             chosen[name] = float(value)
     if chosen['decode'] not in model.decoding_modes:

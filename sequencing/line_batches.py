@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sequencing.errors import UserError
+
 WINDOW_LINES = 10_000  # lines held at a time; their batches are cut from lines of similar length
 
 
@@ -104,6 +106,13 @@ def windows(lines, slow, size=WINDOW_LINES):
 
 def _is_last(item, end):
     return item is end or isinstance(item, BaseException)
+
+
+def lines_of(lines):
+    """`lines`, an iterable of them; a lone string, whose letters would be taken for lines, is refused."""
+    if isinstance(lines, (str, bytes)):
+        raise UserError(f'translate takes a list of lines; got one string: [{lines[:20]!r}] is a list of one.')
+    return lines
 
 
 def slow(lines):

@@ -19,15 +19,17 @@ _BOM = '\ufeff'
 class LineReader:
     """An iterator over the lines of a file, with no more than a chunk of it in memory.
 
+    Args:
+      open_file: called for the binary file when the first line is asked for; close: whether to close it in the end.
     Attributes:
       name: of the file, for messages.
       lines: how many lines have been given out.
       replaced: how many of them held bytes that are not UTF-8, or NUL.
     """
 
-    def __init__(self, file, name, close=True):
+    def __init__(self, open_file, name, close=True):
         self.name, self.lines, self.replaced = name, 0, 0
-        self._iterator = self._read(file, close)
+        self._iterator = self._read(open_file, close)
 
     def __iter__(self):
         return self
@@ -39,7 +41,8 @@ class LineReader:
         """Closes the file early; nothing more comes."""
         self._iterator.close()
 
-    def _read(self, file, close):
+    def _read(self, open_file, close):
+        file = open_file()
         read = getattr(file, 'read1', file.read)  # read1 gives what a pipe holds without waiting for more
         rest = []
         try:
@@ -108,10 +111,10 @@ def read_lines(source, what='text file'):
       UserError: the file is missing, a folder, unreadable, or, while iterating, a damaged `.gz`.
     """
     if hasattr(source, 'read'):
-        return LineReader(source, getattr(source, 'name', what), close=False)
+        return LineReader(lambda: source, getattr(source, 'name', what), close=False)
     path = os.fspath(source)
     check_file(path, what)
-    return LineReader(gzip.open(path, 'rb') if path.endswith('.gz') else open(path, 'rb'), path)
+    return LineReader(lambda: gzip.open(path, 'rb') if path.endswith('.gz') else open(path, 'rb'), path)
 
 
 class ParallelReader:

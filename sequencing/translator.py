@@ -21,7 +21,17 @@ from sequencing.cli import note
 from sequencing.decode_options import options_for
 from sequencing.errors import UserError
 from sequencing.layers import blank_weights, store_for_decoding
-from sequencing.line_batches import Translation, batches_by_length, blank, different, outputs_of, pad, slow, windows
+from sequencing.line_batches import (
+    Translation,
+    batches_by_length,
+    blank,
+    different,
+    lines_of,
+    outputs_of,
+    pad,
+    slow,
+    windows,
+)
 from sequencing.model_folder import checkpoint_path, read_config, restore_weights
 from sequencing.structures import AllowedTokens, Batch
 from sequencing.training import BATCH_SIGNATURE, exchange_with_averages
@@ -84,7 +94,7 @@ class Translator:
             raise UserError('a prefix and a shortlist steer autoregressive models only; this one writes all its tokens '
                             f'at once ({self.config.model.kind}).')  # fmt: skip
         rescorer = self._rescorer(options)
-        items = ((line, '') for line in lines) if prefixes is None else _paired(lines, prefixes)
+        items = ((line, '') for line in lines_of(lines)) if prefixes is None else _paired(lines, prefixes)
         for window in windows(items, slow(lines)):
             some, begun = map(list, zip(*window))
             yield from self._translate_window(some, None if prefixes is None else begun, shortlist, options, rescorer)

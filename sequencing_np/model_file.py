@@ -120,12 +120,15 @@ class Weights:
       arrays: dict of path to float32 array.
       xp: the array module; see `array_module`.
       prefix: what paths start with.
+      read: paths that were asked for so far; shared by all that are below these.
     """
 
-    def __init__(self, arrays, xp=np, prefix=''):
+    def __init__(self, arrays, xp=np, prefix='', read=None):
         self.arrays, self.xp, self.prefix = arrays, xp, prefix
+        self.read = set() if read is None else read
 
     def __getitem__(self, name):
+        self.read.add(self.prefix + name)
         return self.xp.asarray(self.arrays[self.prefix + name])
 
     def __contains__(self, name):
@@ -133,7 +136,7 @@ class Weights:
 
     def below(self, name):
         """The weights of a part."""
-        return Weights(self.arrays, self.xp, f'{self.prefix}{name}/')
+        return Weights(self.arrays, self.xp, f'{self.prefix}{name}/', self.read)
 
     def listed(self, name):
         """The weights of each part in a list."""

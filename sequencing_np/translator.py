@@ -3,7 +3,8 @@
 import numpy as np
 
 from sequencing.decode_options import options_for
-from sequencing.line_batches import Translation, batches_by_length, blank, outputs_of, pad, slow, windows
+from sequencing.errors import UserError
+from sequencing.line_batches import Translation, batches_by_length, blank, lines_of, outputs_of, pad, slow, windows
 from sequencing_np import arrays
 from sequencing_np.model_file import Weights, read_model, vocabs
 
@@ -27,7 +28,7 @@ class Translator:
     def stream(self, lines, **options):
         """Yields a `Translation` for each line of an iterable, in order and in bounded memory."""
         options = options_for(self.model, self.config, **options)
-        for window in windows(lines, slow(lines)):
+        for window in windows(lines_of(lines), slow(lines)):
             yield from self._translate_window(window, options)
 
     def _translate_window(self, lines, options):
@@ -64,10 +65,26 @@ def load(path, array_module='numpy'):
     """
     xp = arrays.array_module(array_module)
     file = read_model(path)
-    src_vocab, trg_vocab = vocabs(file)
+    return Translator(build_model(file, path, xp), file.config, *vocabs(file))
+
+
+def build_model(file, path, xp=np):
+    """The model of a `ModelFile`; `path` is for messages.
+
+    Raises:
+      UserError: it has parts that are not written for NumPy.
+    """
     weights = Weights(file.weights, xp)
     if file.config.model.kind == 'seq2seq':
         from sequencing_np.seq2seq import Seq2Seq as model
     else:
         from sequencing_np.flowseq import FlowSeq as model
-    return Translator(model(file.config, weights, src_vocab, trg_vocab), file.config, src_vocab, trg_vocab)
+    try:
+        built = model(file.config, weights, *vocabs(file))
+        strange = sorted(set(file.weights) - weights.read)[:1]
+    except (KeyError, IndexError, ValueError) as error:  # what reading in another order comes to
+        strange = [str(error)]
+    if strange:
+        raise UserError(f'{path}: its weights are not those of the parts that sequencing_np has ({strange[0]}): '
+                        'translate with nmt_infer.py.')  # fmt: skip
+    return built

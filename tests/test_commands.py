@@ -180,6 +180,7 @@ class CommandTest(unittest.TestCase):
             ((model, '--test_src=' + gone), 'no such file'),
             ((model, '--test_src=' + self.folder), 'is a folder'),
             ((model, good, f'--output_file={gone}/x'), '--output_file'),
+            ((model, good, f'--output_file={self.folder}/good.src'), 'the file of --test_src, too'),
             ((model, good, '--decode=argmax'), 'it has beam, greedy, sample'),
             ((model, good, '--beam_size=0'), 'beam_size'),
             ((model, good, '--beam_size=x'), 'beam_size'),

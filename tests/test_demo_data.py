@@ -1,12 +1,15 @@
 """The demo corpus: distinct, repeatable, and correct German, checked against tables of its own."""
 
+import functools
 import os
 import re
 import tempfile
 import unittest
+from unittest import mock
 
-from sequencing.text import read_lines
-from tests.support import seeds
+from sequencing.errors import UserError
+from sequencing.text import read_lines, write_lines
+from tests.support import scratch_folder, seeds
 from tools import demo_grammar as g
 from tools import make_demo_data as demo
 from tools.demo_grammar import Clause, english, german, name, noun_phrase, number_words, sentence
@@ -280,6 +283,22 @@ class CorpusTest(unittest.TestCase):
         for _ in range(4000):
             en, de = writer.pair()
             self.assertEqual(seen.setdefault(en, de), de, en)
+
+    def test_other_text_is_not_overwritten(self):
+        folder = scratch_folder(self.addCleanup)
+        few = functools.partial(demo.make_demo_data, train=50, dev=6, test=10)
+        with mock.patch.object(demo, 'make_demo_data', few):
+            demo.write_demo_data(folder, 1)
+            demo.write_demo_data(folder, 1)  # once more is no harm
+            with self.assertRaisesRegex(UserError, 'holds other text'):
+                demo.write_demo_data(folder, 2)
+            own = os.path.join(folder, 'dev.en')
+            write_lines(own, ['my own text'])
+            os.remove(os.path.join(folder, 'train.de'))
+            with self.assertRaisesRegex(UserError, 'dev.en is there already'):
+                demo.write_demo_data(folder, 1)
+        self.assertEqual(list(read_lines(own)), ['my own text'])
+        self.assertFalse(os.path.exists(os.path.join(folder, 'train.de')))
 
     def test_the_folder_is_required(self):
         self.assertEqual(demo.main(['make_demo_data.py']), 2)

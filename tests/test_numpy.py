@@ -14,6 +14,8 @@ import nmt_infer
 import nmt_np
 import sequencing_np
 from build_model import build_model
+from flow_layers import ActNorm
+from flow_layers.build import build_flow
 from sequencing.config import Config, TrainConfig
 from sequencing.errors import UserError
 from sequencing.model_folder import write_config
@@ -23,7 +25,7 @@ from sequencing_np import noise as numpy_noise
 from sequencing_np.model_file import ModelFile, Weights, quantise, read_model, vocabs, write_model
 from sequencing_np.seq2seq import DECODERS, Seq2Seq
 from tests import strict_arrays
-from tests.numpy_support import AUTOREGRESSIVE, convert, write_model_folder
+from tests.numpy_support import AUTOREGRESSIVE, FLOWS, convert, write_model_folder
 from tests.support import FolderTest, run_tool, scratch_folder, seeds
 from tests.test_commands import ODD
 from tests.toy import ROOT
@@ -178,6 +180,16 @@ class CommandTest(FolderTest):
                     self.assertAlmostEqual(other.pop(field), first[field], delta=1e-4 * max(1.0, abs(first[field])))
                 self.assertEqual(other, {field: first[field] for field in other})
 
+    def test_options_of_the_library_are_checked_as_flags_are(self):
+        model = sequencing_np.load(self.model)
+        for lines, options, message in (
+            (['w1'], dict(beam=3), 'Did you mean beam_size'),
+            (['w1'], dict(zzz=3), 'There are decode'),
+            ('w1', {}, 'got one string'),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                model.translate(lines, **options)
+
     def test_scores_go_to_standard_error(self):
         source = self.write('some.src', b'w1 w2\nw3\n')
         code, out, err = self.infer(f'--test_src={source}', f'--test_trg={source}', '--max_length=3')
@@ -195,6 +207,7 @@ class CommandTest(FolderTest):
             ([source, '--model='], '--model is required'),
             ([source, f'--model={self.path("nothing.npz")}'], 'nothing.npz'),
             ([f'--test_src={self.path("nothing.src")}'], 'nothing.src'),
+            ([source, f'--output_file={self.path("some.src")}'], 'the file of --test_src, too'),
             ([source, '--attention'], 'attention'),
         )
         for arguments, message in cases:
@@ -244,6 +257,26 @@ class ConversionTest(ArrayTest):
         weights = Weights(ckpt2npz.weights_of(build_model(config, vocab, vocab)))
         with mock.patch.dict(DECODERS, clear=True), self.assertRaisesRegex(UserError, "model.decoder.kind is 'rnn'"):
             Seq2Seq(config, weights, vocab, vocab)
+
+    def test_layers_that_numpy_does_not_know_are_refused_before_anything_is_written(self):
+        for level, place in ((0, 0), (0, 1), (1, 0), (1, 2)):
+            with self.subTest(level=level, place=place):
+                folder = self.path(f'model{level}{place}')
+
+                def with_one_more(*given, level=level, place=place, **named):
+                    flow = build_flow(*given, **named)
+                    layers = list(flow.layers[level].layers)
+                    layers.insert(place, ActNorm(flow.sizes(given[0], given[3])[level]))
+                    flow.layers[level].layers = layers
+                    return flow
+
+                with mock.patch('build_flow_model.build_flow', with_one_more):
+                    write_model_folder(folder, FLOWS['flow'], self.draw, WORDS)
+                    arguments = f'--model_dir={folder}', f'--output_file={self.path("own.npz")}'
+                    code, _, err = run_tool(ckpt2npz.main, *arguments)
+                self.assertEqual(code, 2, err)
+                self.assertIn('not those of the parts that sequencing_np has', err)
+                self.assertFalse(os.path.exists(self.path('own.npz')))
 
     def test_mistakes(self):
         for arguments, message in (

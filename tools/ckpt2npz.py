@@ -38,13 +38,12 @@ def convert(flags):
     cli.quiet_tensorflow()  # here and not above: a mistake in the flags is told without waiting for TensorFlow
     from sequencing.translator import load_model
     from sequencing_np.model_file import ModelFile, write_model
+    from sequencing_np.translator import build_model
 
     model, config, _, _ = load_model(flags.model_dir, flags.checkpoint)
-    write_model(
-        flags.output_file,
-        ModelFile(config, read_files(os.path.join(flags.model_dir, 'vocab')), weights_of(model)),
-        flags.int8,
-    )
+    file = ModelFile(config, read_files(os.path.join(flags.model_dir, 'vocab')), weights_of(model))
+    build_model(file, flags.model_dir)  # refuses what NumPy could not run
+    write_model(flags.output_file, file, flags.int8)
     print(f'{flags.output_file}: {os.path.getsize(flags.output_file) / 2**20:.1f} MiB')
     return 0
 

@@ -62,7 +62,7 @@ def define_flags(flags):
 
 
 def main(argv=None):
-    return cli.run(filter_files, define_flags, argv, USAGE)
+    return cli.run(filter_files, define_flags, argv, USAGE, in_place=True)
 
 
 def filter_files(flags):

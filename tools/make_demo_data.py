@@ -12,7 +12,8 @@ import sys
 from absl import flags
 
 from sequencing import cli
-from sequencing.text import write_lines
+from sequencing.errors import UserError
+from sequencing.text import read_lines, write_lines
 from tools import demo_grammar as g
 from tools.demo_grammar import Clause, english, german, in_place, name, noun_phrase, number_words, sentence
 
@@ -288,11 +289,27 @@ def make_demo_data(seed=1, train=TRAIN_PAIRS, dev=DEV_PAIRS, test=TEST_PAIRS):
 
 def write_demo_data(folder, seed=1):
     """Writes `{train,dev,test}.{en,de}` into `folder`, which is made if it is not there."""
-    os.makedirs(folder, exist_ok=True)
     corpus = make_demo_data(seed)
-    for part in ('train', 'dev', 'test'):  # `test.en` comes last: where it is, all are
-        for side, language in ((1, 'de'), (0, 'en')):
-            write_lines(os.path.join(folder, f'{part}.{language}'), [pair[side] for pair in corpus[part]])
+    sides = ((1, 'de'), (0, 'en'))
+    write_corpus(folder, {  # `test.en` comes last: where it is, all are
+        f'{part}.{language}': [pair[side] for pair in corpus[part]]
+        for part in ('train', 'dev', 'test') for side, language in sides
+    })  # fmt: skip
+
+
+def write_corpus(folder, files):
+    """Writes a dict of file name to lines into `folder`, which is made if it is not there.
+
+    Raises:
+      UserError: a file of that name is there and holds something else.
+    """
+    os.makedirs(folder, exist_ok=True)
+    paths = {os.path.join(folder, file): lines for file, lines in files.items()}
+    for path, lines in paths.items():
+        if os.path.exists(path) and list(read_lines(path, '--folder')) != lines:
+            raise UserError(f'--folder {folder}: {path} is there already and holds other text; name another folder.')
+    for path, lines in paths.items():
+        write_lines(path, lines)
 
 
 def main(argv=None):

@@ -6,16 +6,14 @@ Line n of `.tags` has a tag for each token of line n of `.words`, in order. Tags
 (`is` and `are` always AUX). No sentence of dev or test occurs in training, and the same seed gives the same files.
 """
 
-import os
 import re
 import sys
 
 from absl import flags
 
 from sequencing import cli
-from sequencing.text import write_lines
 from tools import demo_grammar as g
-from tools.make_demo_data import make_demo_data
+from tools.make_demo_data import make_demo_data, write_corpus
 
 _CLOSED = {
     'DET': 'the a an this these every no many my his our',
@@ -69,12 +67,12 @@ def tag(tokens, lexicon):
 
 def write_tag_data(folder, seed=1):
     """Writes `{train,dev,test}.{words,tags}` into `folder`, which is made if it is not there."""
-    os.makedirs(folder, exist_ok=True)
-    lexicon = make_lexicon()
+    lexicon, files = make_lexicon(), {}
     for part, pairs in make_demo_data(seed).items():
         sentences = [re.findall(r'[\w-]+|[.,?]', english) for english, _ in pairs]
-        write_lines(os.path.join(folder, f'{part}.words'), map(' '.join, sentences))
-        write_lines(os.path.join(folder, f'{part}.tags'), [' '.join(tag(tokens, lexicon)) for tokens in sentences])
+        files[f'{part}.words'] = [' '.join(tokens) for tokens in sentences]
+        files[f'{part}.tags'] = [' '.join(tag(tokens, lexicon)) for tokens in sentences]
+    write_corpus(folder, files)
 
 
 def main(argv=None):

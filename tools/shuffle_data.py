@@ -42,7 +42,7 @@ def define_flags(flags):
 
 
 def main(argv=None):
-    return cli.run(shuffle, define_flags, argv, USAGE)
+    return cli.run(shuffle, define_flags, argv, USAGE, in_place=True)
 
 
 def shuffle(flags):
