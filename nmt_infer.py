@@ -84,7 +84,7 @@ def infer(flags):
         raise UserError('--model_dir is required: the folder of a trained model.')
     check_format(flags)
     lines = open_source(flags.test_src)
-    references = [list(read_lines(path, 'reference')) for path in flags.test_trg]
+    references = read_references(flags)
     prefixes = read_prefixes(flags)
     translator = load_translator(model_dir, flags)
     options = {name: flags[name].value for name in DECODE_FLAGS}
@@ -155,6 +155,20 @@ def read_prefixes(flags):
             raise UserError(f'--prefix_file {flags.prefix_file} has {len(prefixes)} lines, and --test_src '
                             f'{flags.test_src} has {count}: give a prefix a line, an empty one for none.')  # fmt: skip
     return prefixes
+
+
+def read_references(flags):
+    """The lines of each --test_trg, as many as the source has, where that can be told beforehand."""
+    references = [list(read_lines(path, 'reference')) for path in flags.test_trg]
+    if references and os.path.isfile(flags.test_src):
+        check_references(references, flags.test_trg, sum(1 for _ in read_lines(flags.test_src, '--test_src')))
+    return references
+
+
+def check_references(references, paths, count):
+    for path, reference in zip(paths, references):
+        if len(reference) != count:
+            raise UserError(f'--test_trg {path} has {len(reference)} lines, but {count} are to be translated.')
 
 
 def read_shortlist(flags, translator):
@@ -246,9 +260,7 @@ def tell_what_was_cut(result, number, path):
 def print_scores(outputs, references, paths, language):
     from sequencing.scores import format_scores, score_lines
 
-    for path, reference in zip(paths, references):
-        if len(reference) != len(outputs):
-            raise UserError(f'--test_trg {path} has {len(reference)} lines, but {len(outputs)} were translated.')
+    check_references(references, paths, len(outputs))
     cli.note(format_scores(score_lines(outputs, references, language)))
 
 

@@ -7,9 +7,8 @@ N lines in, N lines out, in order, as nmt_infer.py does it.
 
 import sys
 
-from nmt_infer import check_format, open_source, write_translations
+from nmt_infer import check_format, open_source, read_references, write_translations
 from sequencing import cli
-from sequencing.text import read_lines
 
 USAGE = """
 Translates text with NumPy alone: N lines in, N lines out, in order.
@@ -55,7 +54,7 @@ def infer(flags):
     cli.require(flags, 'model')
     check_format(flags)
     lines = open_source(flags.test_src)
-    references = [list(read_lines(path, 'reference')) for path in flags.test_trg]
+    references = read_references(flags)
     import sequencing_np
 
     translator = sequencing_np.load(flags.model, flags.array_module)

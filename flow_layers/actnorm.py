@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from flow_layers.bijector import SequenceBijector
-from sequencing.blocks import statistics
+from sequencing.blocks import choose_rows, statistics
 from sequencing.layers import normal
 
 
@@ -30,12 +30,12 @@ class ActNorm(SequenceBijector):
     def forward_rows(self, x, at):
         log_scale = tf.cast(self.log_scale, x.dtype)
         y = x * tf.exp(log_scale) + tf.cast(self.shift, x.dtype)
-        return tf.where(at.rows.real, y, x), tf.reduce_sum(log_scale) * at.rows.counts(x.dtype)
+        return choose_rows(at.rows.real, y, x), tf.reduce_sum(log_scale) * at.rows.counts(x.dtype)
 
     def inverse_rows(self, y, at):
         log_scale = tf.cast(self.log_scale, y.dtype)
         x = (y - tf.cast(self.shift, y.dtype)) * tf.exp(-log_scale)
-        return tf.where(at.rows.real, x, y), -tf.reduce_sum(log_scale) * at.rows.counts(y.dtype)
+        return choose_rows(at.rows.real, x, y), -tf.reduce_sum(log_scale) * at.rows.counts(y.dtype)
 
     def initialise_rows(self, x, at, over_padding=False):
         y = self.forward_rows(x, at)[0]

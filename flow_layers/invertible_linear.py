@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from flow_layers.bijector import SequenceBijector
+from sequencing.blocks import choose_rows
 
 
 class InvertibleLinear(SequenceBijector):
@@ -56,11 +57,11 @@ class InvertibleLinear(SequenceBijector):
         return self.heads * tf.linalg.slogdet(self.weight(dtype)).log_abs_determinant
 
     def forward_rows(self, x, at):
-        y = tf.where(at.rows.real, self._multiply(x, self.weight(x.dtype)), x)
+        y = choose_rows(at.rows.real, self._multiply(x, self.weight(x.dtype)), x)
         return y, self.log_abs_determinant(x.dtype) * at.rows.counts(x.dtype)
 
     def inverse_rows(self, y, at):
-        x = tf.where(at.rows.real, self._multiply(y, tf.linalg.inv(self.weight(y.dtype))), y)
+        x = choose_rows(at.rows.real, self._multiply(y, tf.linalg.inv(self.weight(y.dtype))), y)
         return x, -self.log_abs_determinant(y.dtype) * at.rows.counts(y.dtype)
 
     def _multiply(self, x, matrix):

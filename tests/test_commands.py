@@ -197,6 +197,37 @@ class CommandTest(unittest.TestCase):
             self.assertIn(told, err)
             self.assertEqual(len(err.strip().splitlines()), 1, err)
 
+    def test_options_that_change_nothing_are_told(self):
+        source = '--test_src=' + self.write('one.src', b'a\n')
+        for asked, told in (
+            (('--decode=beam', '--beam_size=2'), ()),
+            (('--decode=sample', '--temperature=0.5', '--top_k=3', '--top_p=0.9'), ()),
+            (('--decode=mbr', '--ntr=3', '--temperature=0.5', '--utility=bleu'), ()),
+            (('--decode=greedy', '--beam_size=2', '--tau=0.1', '--iw_k=2'), ('beam_size', 'tau', 'iw_k')),
+        ):
+            code, _, err = self.infer(source, *asked)
+            self.assertEqual(code, 0, err)
+            self.assertEqual(err.count('is not read by --decode'), len(told), err)
+            for name in told:
+                self.assertIn(f'--{name} is not read by --decode greedy of this model', err)
+
+    def test_a_field_that_there_is_not_is_told_with_those_that_there_are(self):
+        own = self.write('own.py', (
+            b'from sequencing.config import Config, TrainConfig\n'
+            b'from sequencing.flow_config import FlowPriorConfig\n'
+            b'def config_one():\n    return Config(train=TrainConfig(\n        learing_rate=1.0))\n'
+            b'def config_two():\n    return FlowPriorConfig(zzz=1)\n'
+            b'def config_three():\n    return dict(a=1).pop(b=2)\n'
+        ))  # fmt: skip
+        for name, told in (
+            ('config_one', 'line 4: TrainConfig has no field learing_rate. Did you mean learning_rate? It has '),
+            ('config_two', 'line 7: FlowPriorConfig has no field zzz. It has kind, '),
+            ('config_three', 'line 9: TypeError: '),
+        ):
+            code, _, err = run_tool(nmt_train.main, f'--config={name}', f'--config_file={own}')
+            self.assertEqual((code, err.count('\n')), (2, 1), err)
+            self.assertIn(told, err)
+
     def test_mistakes_in_training_are_told_before_anything_is_made(self):
         data = os.path.join(self.folder, 'data')
         self.write('data/short.trg', b'a\nb\n')

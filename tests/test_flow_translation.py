@@ -279,6 +279,22 @@ class FlowTranslationTest(tf.test.TestCase):
         self.assertEqual(scores[1], -np.inf)
         self.assertIn('1 of 2 targets have a length that the length predictor cannot tell', said.getvalue())
 
+    def test_options_that_change_nothing_are_told(self):
+        source = self.write('one.src', ['w1'])
+        for flags, told in (
+            (['--decode=argmax', '--ntr=2', '--tau=0.3'], []),
+            (['--decode=iw', '--nlen=2', '--iw_k=2'], []),
+            (['--decode=argmax', '--nlen=2', '--beam_size=3'], ['--beam_size is not', '--nlen is not']),
+            (['--decode=argmax', '--ntr=2'], ['--ntr 2 without --tau']),
+            (['--decode=sample', '--nlen=2', '--temperature=0.5', '--utility=bleu'], ['--temperature', '--utility']),
+        ):
+            code, _, err = self.infer(f'--test_src={source}', *flags)
+            self.assertEqual(code, 0, err)
+            notes = [line for line in err.splitlines() if 'is not read by' in line or 'without' in line]
+            self.assertEqual(len(notes), len(told), err)
+            for note, beginning in zip(notes, told):
+                self.assertTrue(note.startswith(beginning), note)
+
     def test_refusals(self):
         source = self.write('one.src', ['w1'])
         modes = 'it has argmax, sample, iw, npd, mbr'
