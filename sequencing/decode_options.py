@@ -126,17 +126,20 @@ def options_for(model, config, **asked):
     fields = {field.name: field for field in dataclasses.fields(DecodeOptions)}
     for name, value in chosen.items():
         if name not in fields:
-            close = difflib.get_close_matches(name, fields, n=1)
-            meant = f' Did you mean {close[0]}?' if close else f' There are {", ".join(fields)}.'
-            raise UserError(f'{name} is no option of decoding.{meant}')
+            raise UserError(f'{name} is no option of decoding; there are {", ".join(fields)}.{_meant(name, fields)}')
         if fields[name].type is float and isinstance(value, int):
             chosen[name] = float(value)
     if chosen['decode'] not in model.decoding_modes:
         raise UserError(
             f'--decode {chosen["decode"]} is not a mode of this model ({config.model.kind}): '
-            f'it has {", ".join(model.decoding_modes)}.'
+            f'it has {", ".join(model.decoding_modes)}.{_meant(chosen["decode"], model.decoding_modes)}'
         )
     if chosen['decode'] == 'npd' and not chosen.get('rescore_model'):
         raise UserError('--decode npd needs --rescore_model: the folder of an autoregressive model, which scores the '
                         'candidates.')  # fmt: skip
     return DecodeOptions(**chosen)
+
+
+def _meant(name, names):
+    close = difflib.get_close_matches(name, names, n=1)
+    return f' Did you mean {close[0]}?' if close else ''

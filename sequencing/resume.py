@@ -71,6 +71,8 @@ def check_resume(model_dir, config):
     fixed = FIXED if config.train.mode == 'rl' else tuple(field for field in FIXED if not field.startswith('train.rl'))
     refused = {field: values for field, values in changed.items() if field.startswith(fixed)}
     if refused:
+        # Of another kind of part every field differs: the kinds say it all.
+        refused = {field: values for field, values in refused.items() if field.endswith('.kind')} or refused
         shown = '; '.join(f'{field} was {was!r} and is now {now!r}' for field, (was, now) in refused.items())
         raise UserError(
             f'{model_dir} was trained with another configuration and cannot go on with this one: {shown}. Use the old '

@@ -265,6 +265,9 @@ class CommandTest(unittest.TestCase):
         code, _, err = self.train('--set=model.embedding_size=24')
         self.assertEqual(code, 2)
         self.assertRegex(err, 'model.embedding_size was 16 and is now 24')
+        code, _, err = self.train('--set=model.encoder.kind=conv', '--set=model.embedding_size=24')
+        self.assertEqual(code, 2)
+        self.assertIn("this one: model.encoder.kind was 'rnn' and is now 'conv'. Use the old values", err)
         code, _, err = self.train('--set=train.learning_rate=0.001')
         self.assertEqual(code, 0)
         self.assertIn('train.learning_rate is now 0.001, was 0.005', err)
@@ -350,6 +353,10 @@ class CommandTest(unittest.TestCase):
         self.assertIn('800 pairs read', out)
         self.assertIn('less with model.decoder.recompute', out)
         self.assertFalse(os.path.exists(os.path.join(fresh, 'config.json')))
+        code, out, err = run_tool(nmt_train.main, '--config=config_toy', f'--config_file={self.config}', self.cache,
+                                  f'--model_dir={fresh}', '--explain', '--set=data.test_src=gone')  # fmt: skip
+        self.assertEqual(code, 2)
+        self.assertIn('gone: no such file', err)
         for stores_nothing in ('model.decoder.recompute=true', 'model.decoder.attention=general'):
             code, out, _ = run_tool(nmt_train.main, '--config=config_toy', f'--config_file={self.config}', self.cache,
                                f'--model_dir={fresh}', '--explain', f'--set={stores_nothing}')  # fmt: skip

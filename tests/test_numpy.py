@@ -184,7 +184,8 @@ class CommandTest(FolderTest):
         model = sequencing_np.load(self.model)
         for lines, options, message in (
             (['w1'], dict(beam=3), 'Did you mean beam_size'),
-            (['w1'], dict(zzz=3), 'There are decode'),
+            (['w1'], dict(zzz=3), 'there are decode, .*[.]$'),
+            (['w1'], dict(decode='bean'), 'it has beam, greedy. Did you mean beam'),
             ('w1', {}, 'got one string'),
         ):
             with self.assertRaisesRegex(UserError, message):

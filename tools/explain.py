@@ -17,6 +17,7 @@ def explain(config, origins, model_dir):
     print('configuration')
     for field, value in flatten(config).items():
         print(f'  {field:36} {value!r:28} {origins.get(field, "default")}')
+    build_inputs.check_files(config)
     with tempfile.TemporaryDirectory() as scratch:
         vocab_dir = os.path.join(model_dir, 'vocab')
         vocab_dir = vocab_dir if os.path.isdir(vocab_dir) else os.path.join(scratch, 'vocab')
