@@ -46,7 +46,7 @@ def _affine_inverse(y, p):
 
 
 def _halves(p):
-    """Both parameters of each element; on CPUs `tf.split` takes four times as long."""
+    """Both parameters of each element; on CPUs `tf.split` takes up to twice as long."""
     return tf.unstack(tf.reshape(p, [-1, 2, p.shape[-1] // 2]), axis=1)
 
 
