@@ -101,6 +101,7 @@ def train(flags):
         with distribution.chief_first():
             build_inputs.check_files(config)
             if distribution.is_chief:
+                check_warm_start(flags.init_from, model_dir, flags.restart)
                 changes = take_folder(config, model_dir, flags.restart, held)
                 build_inputs.build_vocabs(config, os.path.join(model_dir, 'vocab'))
             else:
@@ -161,6 +162,17 @@ def use_devices(config, device, strategy):
     if device and device.upper().removeprefix('/') not in known:
         raise UserError(f'--device {device}: there is no such device here; there are {", ".join(known)}.')
     return choose_distribution(strategy, device)
+
+
+def check_warm_start(init_from, model_dir, restart):
+    """Refuses a warm start that is about to come and cannot, before anything is made or moved."""
+    if not init_from or (model_folder.written(model_dir) and not restart):
+        return
+    model_folder.read_config(init_from)
+    model_folder.checkpoint_path(init_from)
+    if os.path.exists(model_dir) and os.path.samefile(init_from, model_dir):
+        raise UserError(f'--init_from {init_from} is the folder that the new model would be kept in: give it another '
+                        '--model_dir.')  # fmt: skip
 
 
 def take_folder(config, model_dir, restart, held):

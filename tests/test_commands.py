@@ -318,6 +318,26 @@ class CommandTest(unittest.TestCase):
         self.assertLess(int(found[1]), int(found[2]))
         self.assertRegex(out, r'decoder/readout/kernel: new: shape \[\d+, 24\] here, \[\d+, 16\] there')
 
+    def test_a_warm_start_that_cannot_be_is_told_before_anything_is_made_or_moved(self):
+        common = ('--config=config_toy', f'--config_file={self.config}', self.cache, *NO_DEV)
+        fresh = os.path.join(self.folder, 'never_made')
+        for source, said in (
+            ('nowhere', 'nowhere: there is no such model folder'),
+            (self.folder, 'not a model folder'),
+        ):
+            code, _, err = run_tool(nmt_train.main, *common, f'--model_dir={fresh}', f'--init_from={source}')
+            self.assertEqual(code, 2)
+            self.assertIn(said, err)
+            self.assertFalse(os.path.exists(fresh))
+        for source, said in (('nowhere', 'no such model folder'), (self.model_dir, 'would be kept in')):
+            code, _, err = self.train(f'--init_from={source}', '--restart')
+            self.assertEqual(code, 2)
+            self.assertIn(said, err)
+            self.assertFalse(os.path.exists(f'{self.model_dir}.old-1'))
+        code, out, err = self.train('--init_from=nowhere')  # goes on: the other folder is needed no more
+        self.assertEqual(code, 0, err)
+        self.assertIn('going on', out)
+
     def test_sequence_level_training_goes_on_from_a_trained_model(self):
         common = ('--config=config_toy', f'--config_file={self.config}', self.cache, '--mode=rl',
                   '--set=train.max_steps=2', *NO_DEV)  # fmt: skip
