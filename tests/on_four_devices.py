@@ -213,7 +213,9 @@ class ReplicasTest(ReplicasTestCase):
         config, vocab, start, batches = self.prepare('transformer', batches=4, learning_rate=0.1)
         config = dataclasses.replace(config, precision='mixed_float16')
         training = Training(config, vocab, cpus(4), start, loss=lambda *given: loss(*given), scale_loss=True)
-        plain = Training(config, vocab, Distribution(), start, scale_loss=True)
+        # One device takes the shares one after another: rounded alike, but for what another scale makes too small.
+        in_turn = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=4))
+        plain = Training(in_turn, vocab, Distribution(), start, scale_loss=True)
         for state in (training.state, plain.state):
             state.loss_scale.assign(64.0)  # which the gradients of all batches allow
         weight = tf.Variable(1e4, trainable=False)  # the loss stays finite, and only its scaled gradient does not
@@ -238,13 +240,13 @@ class ReplicasTest(ReplicasTestCase):
         weight.assign(1.0)
         for batch in batches:
             training.do(batch)
-            plain.do(batch)
+            plain.update([(share,) for share in shares_of(batch, training.distribution)])
             ends = check_replicas(2)
         self.assertEqual(int(plain.state.skipped), 0)
         moved = [np.linalg.norm(new - old) for new, old in zip(ends, start)]
         apart = [np.linalg.norm(new - other) for new, other in zip(ends, plain.weights(), strict=True)]
         self.assertGreater(np.linalg.norm(moved), 0.01)
-        self.assertLess(np.linalg.norm(apart), 0.02 * np.linalg.norm(moved))
+        self.assertLess(np.linalg.norm(apart), 1e-3 * np.linalg.norm(moved))
 
     def test_a_flow_is_initialised_alike_on_all_replicas(self):
         config, vocab, start, [batch] = self.prepare('flow')
