@@ -320,10 +320,13 @@ class CommandTest(unittest.TestCase):
 
     def test_a_warm_start_that_cannot_be_is_told_before_anything_is_made_or_moved(self):
         common = ('--config=config_toy', f'--config_file={self.config}', self.cache, *NO_DEV)
-        fresh = os.path.join(self.folder, 'never_made')
+        fresh, untrained = os.path.join(self.folder, 'never_made'), os.path.join(self.folder, 'untrained')
+        os.makedirs(untrained)
+        shutil.copy(f'{self.model_dir}/config.json', untrained)
         for source, said in (
             ('nowhere', 'nowhere: there is no such model folder'),
             (self.folder, 'not a model folder'),
+            (untrained, 'holds no checkpoint yet'),
         ):
             code, _, err = run_tool(nmt_train.main, *common, f'--model_dir={fresh}', f'--init_from={source}')
             self.assertEqual(code, 2)
